@@ -1,0 +1,177 @@
+"""Lines to records: CSV and TSV tables, JSON objects, plain lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from batchcancel.manifest.columns import find_column, find_id_column, is_usual, refuse_suspect_header
+from batchcancel.manifest.ids import is_valid_id, recorded_text
+from batchcancel.manifest.options import Format, ManifestOptions, malformed
+
+_MAX_KEPT_LENGTH: Final = 4096
+"""Characters of a kept cell: more would bloat the ledger, and a cut value would not be the truth."""
+
+_INTEGER: Final = re.compile(rb"-?[0-9]+")
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
+_TEXT: Final = msgspec.json.Decoder(str)
+
+
+class Record(Struct, frozen=True):
+    """What one data row says, not yet numbered."""
+
+    text: str
+    """The id, or the recorded text of what is none."""
+    valid: bool
+    keep: dict[str, str] | None
+
+
+def read_records(
+    lines: Iterator[str], format_: Format, options: ManifestOptions, *, name: str
+) -> Iterator[Record]:
+    """Yield a manifest's data rows in order; header and blank rows are no records.
+
+    Args:
+        lines: Every line of the file, ends included.
+        format_: The file's format.
+        options: Column, columns to keep.
+        name: The file's name, for people.
+
+    Raises:
+        ManifestError: A line is malformed, or the id's column is not to be told; it names the line.
+    """
+    match format_:
+        case Format.CSV:
+            return _table(lines, ",", options, name=name)
+        case Format.TSV:
+            return _table(lines, "\t", options, name=name)
+        case Format.JSONL:
+            return _objects(lines, options, name=name)
+        case Format.TXT:
+            return _plain_list(lines)
+
+
+def _plain_list(lines: Iterator[str]) -> Iterator[Record]:
+    for line in lines:
+        if text := line.strip():
+            yield _record(text, None)
+
+
+def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, name: str) -> Iterator[Record]:
+    rows = _table_rows(lines, delimiter, name=name)
+    first = next(rows, None)
+    if first is None:
+        return
+    line, header = first
+    where = f"{name}, line {line}"
+    if options.column is None:
+        refuse_suspect_header(header, delimiter=delimiter, where=where)
+    id_column = find_id_column(header, options.column, where=where)
+    keep_columns = [(kept, find_column(header, kept, where=where)) for kept in options.keep]
+    width = len(header)
+    for line, cells in rows:
+        if len(cells) <= id_column:
+            raise malformed(name, line, f"the row ends before the id's column ({id_column + 1} of {width})")
+        if len(cells) > width and any(map(str.strip, cells[width:])):
+            # An unquoted comma shifts every cell after it, the id too.
+            raise malformed(
+                name,
+                line,
+                f"{len(cells)} cells under {width} headers, the id may have moved: quote the cells",
+            )
+        keep = None
+        if keep_columns:
+            values = {kept: cells[at].strip() if at < len(cells) else "" for kept, at in keep_columns}
+            keep = _checked_keep(values, name=name, line=line)
+        yield _record(cells[id_column].strip(), keep)
+
+
+def _table_rows(lines: Iterator[str], delimiter: str, *, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank with the line on which it begins."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as exc:
+        raise malformed(name, line, f"broken quoting or an endless cell ({exc})") from exc
+
+
+def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> Iterator[Record]:
+    id_key: str | None = None
+    spelled = ""
+    keep_keys: list[tuple[str, str]] = []
+    for line, text in enumerate(lines, start=1):
+        if text.isspace() or not text:
+            continue
+        try:
+            fields = _OBJECT.decode(text)
+            if id_key is None:
+                id_key, keep_keys = _choose_keys(list(fields), options, where=f"{name}, line {line}")
+                spelled = msgspec.json.encode(id_key).decode()
+            if (text.count(spelled) > 1 or "\\u" in text) and _is_repeated(text, id_key):
+                raise malformed(name, line, f"the field {recorded_text(id_key)!r} stands there twice")
+            if id_key not in fields:
+                raise malformed(name, line, f"the object has no field {recorded_text(id_key)!r}")
+            if options.column is None and any(is_usual(key) and key != id_key for key in fields):
+                raise malformed(name, line, "several fields may hold the id; say which with --column")
+            keep = {kept: _kept_value(fields[key]) if key in fields else "" for kept, key in keep_keys}
+            record = _json_record(fields[id_key], _checked_keep(keep, name=name, line=line))
+        except (ValueError, RecursionError) as exc:
+            raise malformed(name, line, f"not one JSON object ({exc})") from exc
+        yield record
+
+
+def _choose_keys(
+    keys: Sequence[str], options: ManifestOptions, *, where: str
+) -> tuple[str, list[tuple[str, str]]]:
+    id_key = keys[find_id_column(keys, options.column, where=where)]
+    return id_key, [(kept, keys[find_column(keys, kept, where=where)]) for kept in options.keep]
+
+
+def _is_repeated(text: str, key: str) -> bool:
+    """Tell whether the outermost object has a key twice; the decoder would take the last silently."""
+    top: list[str] = json.loads(
+        text, object_pairs_hook=lambda pairs: [name for name, _ in pairs], parse_int=str, parse_float=str
+    )
+    return top.count(key) > 1
+
+
+def _json_record(raw: Raw, keep: dict[str, str] | None) -> Record:
+    literal = bytes(raw)
+    if literal.startswith(b'"'):
+        return _record(_TEXT.decode(literal).strip(), keep)
+    if _INTEGER.fullmatch(literal):
+        return _record(literal.decode(), keep)
+    # true or 1E5 would pass for ids, but the file does not say that they are text.
+    return Record(recorded_text(literal.decode().strip()), valid=False, keep=keep)
+
+
+def _kept_value(raw: Raw) -> str:
+    literal = bytes(raw)
+    if literal.startswith(b'"'):
+        return _TEXT.decode(literal).strip()
+    return "" if literal == b"null" else literal.decode().strip()
+
+
+def _checked_keep(keep: dict[str, str], *, name: str, line: int) -> dict[str, str] | None:
+    for column, value in keep.items():
+        if len(value) > _MAX_KEPT_LENGTH:
+            raise malformed(
+                name, line, f"{column!r} is longer than {_MAX_KEPT_LENGTH} characters and can't be kept"
+            )
+    return keep or None
+
+
+def _record(text: str, keep: dict[str, str] | None) -> Record:
+    if is_valid_id(text):
+        return Record(text, valid=True, keep=keep)
+    return Record(recorded_text(text), valid=False, keep=keep)
