@@ -1,0 +1,217 @@
+"""What a ledger already knows: recovery before a run.
+
+Three rules decide what a bad line means, and none of them loses a good one:
+
+* Bad lines that reach to the end of the file, and a last line without its newline (its ``crc`` may
+  be good), are a *tail*: what a crash leaves behind. It may be cut.
+* A bad line that a good one follows is damage. Nothing is cut; a person has to look.
+* A file that holds no good line and does not begin like a ledger is somebody else's file.
+
+Memory is one block and one line, plus a digest of 16 bytes and a reason for each invoice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
+from batchcancel.ledger.record import MAX_LINE_BYTES, RUN_START, Record, ResultRecord, RunRecord, decode
+from batchcancel.model import Reason, invoice_key
+
+if TYPE_CHECKING:
+    from hashlib import _Hash  # a name of the type stubs only
+
+_BLOCK_BYTES: Final = 1024 * 1024
+
+
+class Line(Struct, frozen=True):
+    """One line of a file, good or bad."""
+
+    number: int
+    """1-based."""
+    offset: int
+    """Of its first byte."""
+    size_bytes: int
+    """In the file, its newline included."""
+    data: bytes
+    """Without its newline. Where ``whole`` is false, perhaps only its beginning."""
+    whole: bool
+    """Whether it is ended by its newline and not too long to be a record."""
+
+
+class Tail(Struct, frozen=True):
+    """What a crash left at the end of a ledger: from ``offset`` to the end of the file."""
+
+    offset: int
+    size_bytes: int
+    lines: int
+
+
+class History(Struct, frozen=True, kw_only=True):
+    """What a ledger knows, as of the moment it was read."""
+
+    first_run: RunRecord | None
+    """None if the ledger is empty."""
+    good_size: int
+    """Bytes before the tail."""
+    tail: Tail | None
+    sha256: _Hash
+    """State over the good bytes; copy it before going on."""
+    reasons: dict[bytes, Reason]
+    """The latest reason by digest of the invoice's key (``model.invoice_key``)."""
+
+    @property
+    def first_started_at(self) -> str | None:
+        """When the first run of this ledger began; None if it is empty."""
+        return None if self.first_run is None else self.first_run.started_at
+
+    @property
+    def env(self) -> str | None:
+        """The one environment of all runs; None if the ledger is empty."""
+        return None if self.first_run is None else self.first_run.env
+
+    @property
+    def merchant_id(self) -> str | None:
+        """The one merchant or portfolio of all runs; None if the ledger is empty."""
+        return None if self.first_run is None else self.first_run.merchant_id
+
+    def latest_reason(self, key: str) -> Reason | None:
+        """Return the reason of an invoice's latest result row by its key, None if it has none."""
+        return self.reasons.get(_digest(key))
+
+    def is_settled(self, key: str) -> bool:
+        """Tell whether an invoice has a final answer, so that it is not asked again.
+
+        Args:
+            key: As ``ManifestRow.key``; of a valid id, the id itself.
+        """
+        reason = self.latest_reason(key)
+        return reason is not None and reason.is_final
+
+    def needs_look_up(self, key: str) -> bool:
+        """Tell whether the service may have acted unheard, so that a look-up comes first."""
+        return self.latest_reason(key) is Reason.UNKNOWN
+
+
+def recover(fd: int, path: Path) -> History:
+    """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.
+
+    Args:
+        fd: An open, readable, regular file.
+        path: Its name, for messages.
+
+    Returns:
+        What the ledger knows, and where its tail begins.
+
+    Raises:
+        LedgerMismatchError: The file is no ledger, or a newer version wrote it.
+        LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
+            environments or merchants.
+        LedgerFaultError: The file can't be read.
+    """
+    try:
+        history = _history(read_lines(fd), path)
+        if history.tail is not None and not history.good_size:
+            _check_beginning(os.pread(fd, len(RUN_START), 0), path)
+            if history.tail.lines > 1:
+                # A crash in the very first write leaves one line at most.
+                raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
+    except OSError as exc:
+        raise LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.") from exc
+    return history
+
+
+def read_lines(fd: int) -> Iterator[Line]:
+    """Yield the lines of a file in order, in bounded memory. The last may lack its newline.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    number, offset, size_bytes, held = 1, 0, 0, b""
+    position = 0
+    while block := os.pread(fd, _BLOCK_BYTES, position):
+        position += len(block)
+        *ended, rest = block.split(b"\n")
+        for piece in ended:
+            size_bytes += len(piece) + 1
+            yield Line(number, offset, size_bytes, held + piece, size_bytes <= MAX_LINE_BYTES + 1)
+            number, offset, size_bytes, held = number + 1, offset + size_bytes, 0, b""
+        size_bytes += len(rest)
+        if len(held) <= MAX_LINE_BYTES:
+            held += rest
+    if size_bytes:
+        yield Line(number, offset, size_bytes, held, whole=False)
+
+
+def _history(lines: Iterable[Line], path: Path) -> History:
+    reasons: dict[bytes, Reason] = {}
+    first_run: RunRecord | None = None
+    bad: Line | None = None
+    hasher = sha256()
+    size = good_size = bad_lines = 0
+    for line in lines:
+        size += line.size_bytes
+        record = _decode(line, path)
+        if record is None:
+            bad = bad or line
+            bad_lines += 1
+            continue
+        if bad is not None:
+            raise _damaged(path, bad, "is damaged and good lines follow it")
+        first_run = _first_run(first_run, record, path, line)
+        if isinstance(record, ResultRecord):
+            key = invoice_key(record.invoice_id, valid=record.reason is not Reason.INVALID_ID)
+            reasons[_digest(key)] = record.reason
+        hasher.update(line.data + b"\n")
+        good_size = size
+    return History(
+        first_run=first_run,
+        good_size=good_size,
+        tail=None if bad is None else Tail(good_size, size - good_size, bad_lines),
+        sha256=hasher,
+        reasons=reasons,
+    )
+
+
+def _decode(line: Line, path: Path) -> Record | None:
+    try:
+        return decode(line.data) if line.whole else None
+    except LedgerMismatchError as exc:
+        raise LedgerMismatchError(f"{path}, line {line.number}: {exc}") from exc
+
+
+def _first_run(first_run: RunRecord | None, record: Record, path: Path, line: Line) -> RunRecord:
+    """Return the ledger's first run, checked against the record that was just read."""
+    if first_run is None:
+        if not isinstance(record, RunRecord):
+            raise LedgerMismatchError(f"{path} does not begin with a run record. Name another ledger.")
+        return record
+    if isinstance(record, RunRecord) and (record.env, record.merchant_id) != (
+        first_run.env,
+        first_run.merchant_id,
+    ):
+        raise _damaged(path, line, "begins a run of another environment or merchant than the first")
+    return first_run
+
+
+def _check_beginning(beginning: bytes, path: Path) -> None:
+    if not RUN_START.startswith(beginning):
+        raise LedgerMismatchError(f"{path} is no ledger and was left as it is. Name another file.")
+
+
+def _damaged(path: Path, line: Line, what: str) -> LedgerDamagedError:
+    return LedgerDamagedError(
+        f"{path}: line {line.number}, at byte {line.offset}, {what}. Nothing was changed. Keep the "
+        "file, and name a new one with --ledger: what was canceled already is then found by look-ups."
+    )
+
+
+def _digest(key: str) -> bytes:
+    # Lone surrogates become question marks here as they do in a record.
+    return blake2b(key.encode(errors="replace"), digest_size=16).digest()

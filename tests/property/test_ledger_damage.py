@@ -1,0 +1,110 @@
+"""Whatever a file holds, recovery answers or refuses with an error of the project's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchcancel.errors import BatchCancelError, LedgerDamagedError, LedgerMismatchError
+from batchcancel.ledger.reader import History, recover
+from batchcancel.ledger.record import RunRecord, decode, encode_result, encode_run
+from batchcancel.model import Reason, Result
+
+RUN: Final = encode_run(
+    RunRecord(
+        run_id="r",
+        started_at="t",
+        version="0",
+        env="test",
+        base_url="b",
+        merchant_id="m",
+        operator="o",
+        host="h",
+        pid=1,
+        ref=None,
+        manifest=(),
+        options={},
+    )
+)
+PATH: Final = Path("x.ledger.jsonl")
+
+
+def row(invoice_id: str, reason: Reason) -> bytes:
+    """Encode a result row."""
+    return encode_result(
+        "r",
+        Result(row=1, invoice_id=invoice_id, outcome=reason.outcome, reason=reason, resolved_by=None, at="t"),
+    )
+
+
+def recover_bytes(data: bytes) -> History:
+    """Recover a file that holds the given bytes."""
+    with TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        history = recover(file.fileno(), PATH)
+        assert os.fstat(file.fileno()).st_size == len(data)
+    return history
+
+
+rows = st.lists(
+    st.builds(row, st.text(max_size=8), st.sampled_from(Reason)),
+    max_size=6,
+)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_arbitrary_line_is_decoded_or_bad(line: bytes) -> None:
+    """No bytes are a record unless they were sealed as one."""
+    assert decode(line) is None
+
+
+@given(st.binary(max_size=400), st.booleans())
+def test_arbitrary_file_is_never_a_crash(data: bytes, behind_a_run: bool) -> None:  # noqa: FBT001 - drawn
+    """Bytes of any kind are a tail, or are refused; none is ever a row."""
+    whole = RUN + data if behind_a_run else data
+    try:
+        history = recover_bytes(whole)
+    except LedgerMismatchError:
+        assert not behind_a_run
+        return
+    assert len(history.reasons) == 0
+    assert history.good_size + (history.tail.size_bytes if history.tail else 0) == len(whole)
+
+
+@given(rows, st.data())
+@settings(max_examples=200)
+def test_arbitrary_damage_never_makes_a_row(lines: list[bytes], data: st.DataObject) -> None:
+    """A damaged ledger is cut at its end or refused; rows that stay are those that were written."""
+    whole = b"".join([RUN, *lines])
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, len(whole)))
+    damaged = whole[:start] + data.draw(st.binary(max_size=40)) + whole[end:]
+    try:
+        history = recover_bytes(damaged)
+    except BatchCancelError as exc:
+        assert isinstance(exc, LedgerDamagedError | LedgerMismatchError)  # noqa: PT017 - most draws raise nothing
+        return
+    good = damaged[: history.good_size]
+    assert history.sha256.digest() == sha256(good).digest()
+    assert set(good.splitlines(keepends=True)) <= {RUN, *lines}
+    assert len(history.reasons) <= len(lines)
+
+
+@given(rows, st.data())
+def test_every_cut_leaves_the_rows_before_it(lines: list[bytes], data: st.DataObject) -> None:
+    """Truncation anywhere loses the row that it hits and no other."""
+    whole = b"".join([RUN, *lines])
+    cut = data.draw(st.integers(0, len(whole)))
+    history = recover_bytes(whole[:cut])
+    ends = [len(b"".join([RUN, *lines[:count]])) for count in range(len(lines) + 1)]
+    assert history.good_size == max((end for end in ends if end <= cut), default=0)
+    kept = lines[: max(0, sum(end <= cut for end in ends) - 1)]
+    assert len(history.reasons) == len({json.loads(line)["invoice_id"] for line in kept})
