@@ -1,0 +1,5 @@
+"""``python -m batchcancel`` is the command."""
+
+from batchcancel.cli import main
+
+main()

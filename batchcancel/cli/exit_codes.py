@@ -1,0 +1,67 @@
+"""Exit codes (design section 4), and the one place that turns an error or a summary into one."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from batchcancel.errors import (
+    BatchCancelError,
+    LedgerFaultError,
+    LedgerInUseError,
+    SafetyStopError,
+    UsageError,
+)
+from batchcancel.model import RunState, RunSummary
+
+
+class ExitCode(IntEnum):
+    """What a caller may rely on. Codes that are not here count as failures."""
+
+    DONE = 0
+    """Every invoice has an answer, and this run wrote no ``error`` row."""
+    DEFECT = 1
+    """A defect in the program; the ledger is consistent."""
+    USAGE = 2
+    """Usage, configuration, manifest or gate: nothing was sent."""
+    ERRORS = 3
+    """Finished, but this run wrote an ``error`` row or left one open."""
+    SAFETY_STOP = 4
+    """Stopped by a safety stop; rows remain."""
+    IN_USE = 5
+    """Another run holds the ledger."""
+    LEDGER_FAULT = 6
+    """The ledger can't be written, or is damaged."""
+
+
+def of_error(error: BatchCancelError) -> ExitCode:
+    """Return the exit code that an error ends the program with."""
+    match error:
+        case UsageError():
+            return ExitCode.USAGE
+        case SafetyStopError():
+            return ExitCode.SAFETY_STOP
+        case LedgerInUseError():
+            return ExitCode.IN_USE
+        case LedgerFaultError():
+            return ExitCode.LEDGER_FAULT
+        case _:
+            return ExitCode.DEFECT
+
+
+def of_signal(signum: int) -> int:
+    """Return the exit code after a signal, as shells count: 129, 130 or 143."""
+    return 128 + signum
+
+
+def of_summary(summary: RunSummary, *, signum: int | None) -> int:
+    """Return the exit code of a run that came to an end.
+
+    Args:
+        summary: The run.
+        signum: The signal that interrupted it, if one did.
+    """
+    if summary.state is RunState.STOPPED:
+        return ExitCode.SAFETY_STOP
+    if signum is not None:
+        return of_signal(signum)
+    return ExitCode.ERRORS if summary.tally.errors or summary.tally.open else ExitCode.DONE

@@ -1,0 +1,226 @@
+"""The simulated service without its sockets: a request in, an answer out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Final
+
+from batchcancel.sandbox import bodies
+from batchcancel.sandbox.auth import Authenticator, WireRequest
+from batchcancel.sandbox.faults import Chance, Fault, Shown
+from batchcancel.sandbox.invoices import Invoice, InvoiceBook
+from batchcancel.sandbox.options import SandboxOptions
+from batchcancel.sandbox.requests import Operation, is_object, read_creation, read_list_query, route
+
+_JSON: Final = "application/json"
+_HTML: Final = "text/html"
+_HANG_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the client gets, and what the log says of it."""
+
+    http_status: HTTPStatus | None
+    """None: the connection is reset instead."""
+    body: bytes = b""
+    content_type: str = _JSON
+    retry_after_s: int | None = None
+    is_cut: bool = False
+    """Whether the body ends in its middle."""
+    wait_s: float = 0.0
+    """How long it waits before it leaves; what was asked is done by then."""
+    cause: str | None = None
+    """The fault, or why the signature was refused; the client is never told."""
+    committed: bool = False
+    """Whether an invoice was canceled or created."""
+
+
+class RateLimit:
+    """Serves so many requests in any second, or one in several seconds."""
+
+    def __init__(self, per_s: float) -> None:
+        self._window_s = max(1.0, 1 / per_s)
+        self._most = math.floor(per_s * self._window_s)
+        self._served_at_s: deque[float] = deque()
+
+    def admits(self, at_s: float) -> bool:
+        """Tell whether a request is served now, and count it if so.
+
+        Args:
+            at_s: A clock that never goes back, in seconds.
+        """
+        while self._served_at_s and self._served_at_s[0] <= at_s - self._window_s:
+            self._served_at_s.popleft()
+        if len(self._served_at_s) >= self._most:
+            return False
+        self._served_at_s.append(at_s)
+        return True
+
+
+class Service:
+    """Answers requests; the state of the simulator."""
+
+    def __init__(
+        self,
+        options: SandboxOptions,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
+        self._authenticator = Authenticator(options)
+        self._chance = Chance(options)
+        self._rate_limit = None if options.rate_limit is None else RateLimit(options.rate_limit)
+        self._first_request_at_s: float | None = None
+        self.book = InvoiceBook()
+        self.requests: Counter[str] = Counter()
+        """Requests that came in, by operation."""
+
+    def now_s(self) -> float:
+        """Read the service's clock, Unix seconds."""
+        return self._wall_clock() + self._options.clock_offset_s
+
+    def answer(self, request: WireRequest) -> tuple[Operation, str | None, Answer]:
+        """Do what a request asks, or what its fault makes of it.
+
+        Returns:
+            The operation, the invoice id if the target names one, and the answer.
+        """
+        operation, invoice_id = route(request.method, request.target)
+        self.requests[operation] += 1
+        drawn, wait_s = self._chance.draw()
+        answer = self._turned_away(request, operation)
+        if answer is None:
+            answer = self._served(request, operation, invoice_id, drawn)
+        if wait_s:
+            answer = replace(answer, wait_s=answer.wait_s + wait_s)
+        return operation, invoice_id, answer
+
+    def _turned_away(self, request: WireRequest, operation: Operation) -> Answer | None:
+        """Answer for the gateway, which knows nothing of invoices; None: the request may pass."""
+        at_s = self._monotonic()
+        if self._first_request_at_s is None:
+            self._first_request_at_s = at_s
+        if self._options.outage is not None:
+            start_s, length_s = self._options.outage
+            if start_s <= at_s - self._first_request_at_s < start_s + length_s:
+                return _html(HTTPStatus.SERVICE_UNAVAILABLE, cause="outage")
+        if operation is Operation.OTHER:
+            return _html(HTTPStatus.NOT_FOUND)
+        now_s = self.now_s()
+        refusal = self._authenticator.refusal(request, now_s)
+        if refusal is not None:
+            return _error(HTTPStatus.UNAUTHORIZED, now_s, cause=refusal)
+        if self._rate_limit is not None and not self._rate_limit.admits(at_s):
+            return _error(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                now_s,
+                cause="rate_limit",
+                retry_after_s=self._options.retry_after_s,
+            )
+        return None
+
+    def _served(
+        self, request: WireRequest, operation: Operation, invoice_id: str | None, drawn: Fault | None
+    ) -> Answer:
+        now_s = self.now_s()
+        invoice = None if invoice_id is None else self.book.see(invoice_id, now_s)
+        fault = drawn
+        if fault is None and invoice is not None:
+            fault = invoice.next_fault(is_cancelation=operation is Operation.CANCEL)
+        if fault is not None and not fault.commits:
+            return self._faulty(fault, Answer(http_status=fault.http_status), invoice, now_s)
+        match operation:
+            case Operation.LIST:
+                answer = self._listed(request, now_s)
+            case Operation.CREATE:
+                answer = self._created(request, now_s)
+            case _ if invoice is None:
+                answer = _error(HTTPStatus.NOT_FOUND, now_s)
+            case Operation.CANCEL:
+                answer = _canceled(request, invoice, now_s)
+            case _:
+                answer = Answer(http_status=HTTPStatus.OK, body=bodies.invoice_body(invoice, now_s))
+        return answer if fault is None else self._faulty(fault, answer, invoice, now_s)
+
+    def _faulty(self, fault: Fault, good: Answer, invoice: Invoice | None, now_s: float) -> Answer:
+        """Spoil an answer as the fault says."""
+        answer = replace(good, cause=fault.name)
+        match fault.shown:
+            case Shown.ERROR:
+                throttled = fault.http_status is HTTPStatus.TOO_MANY_REQUESTS
+                body = bodies.error_body(fault.http_status, now_s)
+                answer = replace(answer, body=body, retry_after_s=1 if throttled else None)
+            case Shown.HTML:
+                answer = replace(answer, body=bodies.HTML_PAGE, content_type=_HTML)
+            case Shown.EMPTY:
+                answer = replace(answer, body=b"")
+            case Shown.GARBAGE:
+                answer = replace(answer, body=b"\xff\xfe canceled? {", content_type="text/plain")
+            case Shown.OTHER_INVOICE if invoice is not None:
+                other_id = f"{invoice.invoice_id}-other"
+                answer = replace(answer, body=bodies.canceled_body(invoice, now_s, invoice_id=other_id))
+            case Shown.TRUNCATED:
+                answer = replace(answer, is_cut=True)
+            case Shown.LATE:
+                answer = replace(answer, wait_s=self._options.slow_ms / 1000)
+            case Shown.NEVER:
+                answer = replace(answer, http_status=None, wait_s=_HANG_S)
+            case _:
+                answer = replace(answer, http_status=None)
+        return answer
+
+    def _listed(self, request: WireRequest, now_s: float) -> Answer:
+        query = read_list_query(request.target)
+        if query is None:
+            return _error(HTTPStatus.BAD_REQUEST, now_s)
+        total, page = self.book.page(query.offset, query.limit, query.status, now_s)
+        if not page:
+            # [D] 404 "No invoices found."; an empty page of a list that is not empty is assumed alike.
+            return _error(HTTPStatus.NOT_FOUND, now_s)
+        body = bodies.list_body(page, total, query.offset, query.limit, now_s)
+        return Answer(http_status=HTTPStatus.OK, body=body)
+
+    def _created(self, request: WireRequest, now_s: float) -> Answer:
+        wanted = read_creation(request.body)
+        if wanted is None:
+            return _error(HTTPStatus.BAD_REQUEST, now_s)
+        invoice = self.book.create(
+            wanted.invoice_id,
+            status=wanted.status,
+            cents=wanted.cents,
+            currency=wanted.currency,
+            now_s=now_s,
+        )
+        if invoice is None:
+            return _error(HTTPStatus.BAD_REQUEST, now_s)
+        # 201 [A]: the documents at hand tell the request's shape only.
+        return Answer(
+            http_status=HTTPStatus.CREATED, body=bodies.invoice_body(invoice, now_s), committed=True
+        )
+
+
+def _canceled(request: WireRequest, invoice: Invoice, now_s: float) -> Answer:
+    if not is_object(request.body) or not invoice.cancel(now_s):
+        # [D] "Requested action is not allowed."; the body does not say why.
+        return _error(HTTPStatus.BAD_REQUEST, now_s)
+    return Answer(http_status=HTTPStatus.OK, body=bodies.canceled_body(invoice, now_s), committed=True)
+
+
+def _error(
+    status: HTTPStatus, now_s: float, *, cause: str | None = None, retry_after_s: int | None = None
+) -> Answer:
+    body = bodies.error_body(status, now_s)
+    return Answer(http_status=status, body=body, cause=cause, retry_after_s=retry_after_s)
+
+
+def _html(status: HTTPStatus, *, cause: str | None = None) -> Answer:
+    return Answer(http_status=status, body=bodies.HTML_PAGE, content_type=_HTML, cause=cause)
