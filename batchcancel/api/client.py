@@ -1,0 +1,228 @@
+"""The client of the Invoicing API: one request in, one reply or one of three failures out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+from aiohttp import (
+    ClientError,
+    ClientHandlerType,
+    ClientHttpProxyError,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+)
+from yarl import URL
+
+from batchcancel.api.clock import ServiceClock
+from batchcancel.api.connector import Connector, tls_context
+from batchcancel.api.reply import parse_http_date, parse_reply
+from batchcancel.api.signing import Signer
+from batchcancel.errors import ReplyLostError
+from batchcancel.model import ClockSet, Event, Reply, RequestFinished, RequestKind
+
+_INVOICES: Final = "/invoicing/v2/invoices"
+_CANCEL_BODY: Final = b"{}"
+_MAX_BODY_BYTES: Final = 1 << 20
+_UNAUTHORIZED: Final = 401
+
+_repeated: ContextVar[bool] = ContextVar("_repeated", default=False)
+"""Whether the present request of this task has left before."""
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
+class Client:
+    """A pool of connections to one host, as an async context manager.
+
+    Connections are kept alive and reused, redirects are not followed, cookies are not kept, and neither
+    the environment nor ``.netrc`` is consulted. Every request on the wire is signed by itself, a
+    look-up that aiohttp repeats on a dropped connection included.
+
+    Args:
+        base_url: Scheme, host and port of the service, such as ``https://api.visaacceptance.com``.
+        signer: Signs each request when it leaves.
+        clock: The service's clock; probes and 401s set it.
+        concurrency: Most connections at once, 1 or more. Whoever sends more at once waits, and that
+            wait counts towards ``connect_timeout_s``.
+        timeout_s: One request in all, to the last byte of its reply, in seconds.
+        connect_timeout_s: DNS, connect, proxy and TLS handshake together, in seconds.
+        ca_file: PEM file of private roots, trusted besides the default ones; None for those only.
+        proxy: URL of an HTTP proxy; None connects directly.
+        on_event: Told of each finished request, and when the clock was set.
+
+    Raises:
+        SettingsError: ``ca_file`` can't be used.
+    """
+
+    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a setting of its own)
+        self,
+        *,
+        base_url: str,
+        signer: Signer,
+        clock: ServiceClock,
+        concurrency: int,
+        timeout_s: float = 30,
+        connect_timeout_s: float = 10,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._signer = signer
+        self._clock = clock
+        self._concurrency = concurrency
+        self._timeout = ClientTimeout(total=timeout_s, connect=connect_timeout_s)
+        self._tls = tls_context(ca_file)
+        self._proxy = proxy
+        self._on_event = on_event
+        self.before_repeat: Callable[[], Awaitable[None]] = _at_once
+        """Awaited before aiohttp repeats a look-up by itself: a place for the rate's limit."""
+
+    async def __aenter__(self) -> Self:
+        """Open the pool; no connection is made yet."""
+        self._session = ClientSession(
+            connector=Connector(limit=self._concurrency, ssl=self._tls),
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json;charset=utf-8",
+                "User-Agent": f"batchcancel/{version('batchcancel')}",
+            },
+            cookie_jar=DummyCookieJar(),
+            timeout=self._timeout,
+            auto_decompress=False,
+            trust_env=False,
+            proxy=self._proxy,
+            middlewares=(self._sign,),
+        )
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every connection; requests that are still under way fail."""
+        await self._session.close()
+
+    async def send(self, kind: RequestKind, invoice_id: str | None = None) -> Reply:
+        """Send one request and read its reply.
+
+        A cancelation leaves at most once. When the coroutine is cancelled the connection is dropped,
+        and the request may have been acted on.
+
+        Args:
+            kind: What to ask.
+            invoice_id: Which invoice; None for a probe.
+
+        Returns:
+            The reply, whatever its status. If only its status line and headers came whole, it is one
+            whose ``is_object`` is false.
+
+        Raises:
+            NotSentError: Provably no byte of a cancelation left. A repeated look-up may have.
+            ReplyLostError: The request left, or may have, and no status came back.
+            HostUntrustedError: The host's certificate is untrusted, expired or for another name.
+        """
+        url = URL(self._base_url + _target(kind, invoice_id), encoded=True)
+        started = time.perf_counter()
+        reply: Reply | None = None
+        failure: str | None = None
+        try:
+            reply = await self._exchange(kind, url, started)
+        except BaseException as exc:
+            failure = type(exc.__cause__ or exc).__name__
+            raise
+        finally:
+            self._on_event(
+                RequestFinished(
+                    kind=kind,
+                    invoice_id=invoice_id,
+                    http_status=None if reply is None else reply.http_status,
+                    failure=failure,
+                    latency_ms=_since_ms(started),
+                    correlation_id=None if reply is None else reply.correlation_id,
+                )
+            )
+        return reply
+
+    async def _exchange(self, kind: RequestKind, url: URL, started: float) -> Reply:
+        method, body = ("POST", _CANCEL_BODY) if kind is RequestKind.CANCEL else ("GET", None)
+        _repeated.set(False)
+        try:
+            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
+                if kind is RequestKind.PROBE or response.status == _UNAUTHORIZED:
+                    self._set_clock(response.headers.get("Date", ""))
+                content = await _read(response)
+                return parse_reply(
+                    response.status,
+                    response.headers,
+                    content,
+                    now=self._clock.now(),
+                    latency_ms=_since_ms(started),
+                )
+        except ClientHttpProxyError as exc:
+            return Reply(http_status=exc.status, latency_ms=_since_ms(started))
+        # A reply that aiohttp can't parse is a ClientResponseError too, with a status that it made up.
+        except (ClientError, TimeoutError, OSError) as exc:
+            raise ReplyLostError(type(exc).__name__) from exc
+
+    async def _sign(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Sign exactly what is about to leave; aiohttp calls this again for each repeat."""
+        if _repeated.get():
+            await self.before_repeat()
+        _repeated.set(True)
+        request.headers.update(
+            self._signer.headers(
+                method=request.method,
+                target=request.url.raw_path_qs,
+                host=request.headers["Host"],
+                body=await request.body.as_bytes() if request.body else None,
+                now=self._clock.now(),
+            )
+        )
+        return await handler(request)
+
+    def _set_clock(self, date: str) -> None:
+        service_time = parse_http_date(date)
+        if service_time is not None and self._clock.note(service_time):
+            self._on_event(ClockSet(offset_s=self._clock.offset_s))
+
+
+async def _read(response: ClientResponse) -> bytes | None:
+    """Return the whole body; None, and the connection is dropped, if it breaks off or is too long."""
+    content = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            content += chunk
+            if len(content) > _MAX_BODY_BYTES:
+                response.close()
+                return None
+    except (ClientError, TimeoutError, OSError):
+        response.close()
+        return None
+    return bytes(content)
+
+
+def _target(kind: RequestKind, invoice_id: str | None) -> str:
+    """Return path and query as sent, the id percent-encoded once as a single segment."""
+    if kind is RequestKind.PROBE:
+        return f"{_INVOICES}?offset=0&limit=1"
+    if not invoice_id or invoice_id in {".", ".."}:
+        raise ValueError(f"{kind} needs an invoice id")
+    invoice = f"{_INVOICES}/{quote(invoice_id, safe='')}"
+    return f"{invoice}/cancelation" if kind is RequestKind.CANCEL else invoice
+
+
+def _since_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,86 @@
+"""Connections to the service: TLS, the proxy's tunnel, and which failures sent nothing."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientError,
+    ClientHttpProxyError,
+    ClientRequest,
+    ClientTimeout,
+    TCPConnector,
+)
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from batchcancel.errors import HostUntrustedError, NotSentError, SettingsError
+
+PROXY_AUTHENTICATION_REQUIRED: Final = 407
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a verifying TLS context, version 1.2 at least.
+
+    Args:
+        ca_file: PEM file of private roots, trusted besides the default ones; None for those only.
+
+    Raises:
+        SettingsError: The file can't be read or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as exc:  # ssl.SSLError is one too
+            raise SettingsError(
+                f"BATCHCANCEL_CA_FILE {ca_file} can't be used: it has to be a readable file of "
+                "certificates in PEM form."
+            ) from exc
+    return context
+
+
+class Connector(TCPConnector):
+    """Connections that nothing was said on, and failures that say whether a byte left.
+
+    Whatever fails in here fails before the request's first byte: aiohttp writes only on a connection that
+    this returned.
+    """
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:  # noqa: ASYNC109 (aiohttp's own signature)
+        """Return a connection that is ready for a request.
+
+        A pooled connection on which bytes came while nobody was asking is closed: aiohttp would take
+        them for the next request's reply.
+
+        Raises:
+            HostUntrustedError: The host's certificate is untrusted, expired or for another name.
+            ClientHttpProxyError: The proxy wants credentials (407).
+            NotSentError: There is no connection: DNS, connect, proxy, TLS handshake, time-out.
+        """
+        try:
+            connection = await super().connect(req, traces, timeout)
+            while connection.protocol is not None and connection.protocol.should_close:
+                connection.close()
+                connection = await super().connect(req, traces, timeout)
+        except ClientConnectorCertificateError as exc:
+            raise HostUntrustedError(_distrust(exc)) from exc
+        except (ClientError, TimeoutError) as exc:
+            if isinstance(exc, ClientHttpProxyError) and exc.status == PROXY_AUTHENTICATION_REQUIRED:
+                raise
+            raise NotSentError(type(exc).__name__) from exc
+        return connection
+
+
+def _distrust(exc: ClientConnectorCertificateError) -> str:
+    cause = exc.certificate_error
+    why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
+    return (
+        f"The TLS certificate of {exc.host} is not trusted: {why}. "
+        "If the host uses private roots, name them with BATCHCANCEL_CA_FILE; otherwise check the host and "
+        "the proxy."
+    )

@@ -1,0 +1,123 @@
+"""Signatures, compared with what the official SDK sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from batchcancel.api.signing import Credentials, HttpSignatureSigner, JwtSigner
+
+_VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "auth_vectors.json").read_bytes())
+_SECRET = b"0123456789abcdef0123456789abcdef"
+_CREDENTIALS = Credentials(merchant_id="merchant", key_id="key", secret=_SECRET)
+
+
+def _vectors(kind: str) -> list[Any]:
+    return [pytest.param(vector, id=vector["name"]) for vector in _VECTORS[kind]]
+
+
+def _credentials(config: dict[str, Any]) -> Credentials:
+    return Credentials(
+        merchant_id=config["merchantid"],
+        key_id=config["merchant_keyid"],
+        secret=base64.b64decode(config["merchant_secretkey"]),
+        portfolio_id=config.get("portfolio_id"),
+    )
+
+
+def _request(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "method": inputs["method"],
+        "target": inputs["request_target"],
+        "host": inputs["config"]["run_environment"],
+        "body": None if inputs["body"] is None else inputs["body"].encode(),
+        "now": inputs["unix_time"] + 0.75,
+    }
+
+
+@pytest.mark.parametrize("vector", _vectors("jwt_shared_secret"))
+def test_token_equals_the_official_sdks(vector: dict[str, Any]) -> None:
+    """Header, claims and signature are the same bytes."""
+    inputs = vector["inputs"]
+    signer = JwtSigner(
+        _credentials(inputs["config"]),
+        response_mle_kid=inputs["config"].get("responseMleKID"),
+        new_jti=lambda: inputs["uuid4"],
+    )
+    assert signer.headers(**_request(inputs)) == {"Authorization": vector["expected"]["authorization_header"]}
+
+
+@pytest.mark.parametrize("vector", _vectors("jwt_shared_secret"))
+def test_token_is_accepted_by_an_independent_library(vector: dict[str, Any]) -> None:
+    """A JOSE library verifies the signature and reads the documented claims."""
+    inputs = vector["inputs"]
+    credentials = _credentials(inputs["config"])
+    signer = JwtSigner(credentials, response_mle_kid=inputs["config"].get("responseMleKID"))
+    bearer = signer.headers(**_request(inputs))["Authorization"]
+    token = jwt.decode(bearer.removeprefix("Bearer "), OctKey.import_key(credentials.secret))
+    assert token.header == vector["expected"]["header"]
+    assert token.claims | {"jti": inputs["uuid4"]} == vector["expected"]["claims"]
+
+
+@pytest.mark.parametrize("vector", _vectors("http_signature"))
+def test_http_signature_equals_the_official_sdks(vector: dict[str, Any]) -> None:
+    """Every header that the SDK signs or signs with is the same text."""
+    expected = vector["expected"]
+    headers = HttpSignatureSigner(_credentials(vector["inputs"]["config"])).headers(
+        **_request(vector["inputs"])
+    )
+    assert headers.pop("Signature") == expected["signature_header"]
+    assert headers.pop("Date") == expected["date"]
+    assert headers.pop("Digest", None) == expected.get("digest")
+    assert headers == {"v-c-merchant-id": expected["v_c_merchant_id_header"]}
+
+
+def test_each_token_has_its_own_id() -> None:
+    """The service refuses a jti that it has seen."""
+    signer = JwtSigner(_CREDENTIALS)
+    key = OctKey.import_key(_SECRET)
+    ids = set()
+    for _ in range(50):
+        bearer = signer.headers(method="GET", target="/x", host="h", body=None, now=0)["Authorization"]
+        ids.add(jwt.decode(bearer.removeprefix("Bearer "), key).claims["jti"])
+    assert len(ids) == 50
+
+
+@pytest.mark.parametrize(
+    ("host", "claim"),
+    [
+        pytest.param("api.visaacceptance.com", "api.visaacceptance.com", id="no port"),
+        pytest.param("127.0.0.1:8080", "127.0.0.1", id="port"),
+        pytest.param("[::1]:8080", "[::1]", id="IPv6 with port"),
+        pytest.param("[::1]", "[::1]", id="IPv6"),
+    ],
+)
+def test_token_names_the_host_without_its_port(host: str, claim: str) -> None:
+    """request-host has no port; the HTTP Signature's host line is the Host header as sent."""
+    bearer = JwtSigner(_CREDENTIALS).headers(method="GET", target="/x", host=host, body=None, now=0)
+    token = jwt.decode(bearer["Authorization"].removeprefix("Bearer "), OctKey.import_key(_SECRET))
+    assert token.claims["request-host"] == claim
+
+
+def test_http_signature_covers_host_and_port() -> None:
+    """Another port is another signature."""
+    signer = HttpSignatureSigner(_CREDENTIALS)
+    signatures = {
+        signer.headers(method="GET", target="/x", host=host, body=None, now=0)["Signature"]
+        for host in ("h", "h:1", "h:2")
+    }
+    assert len(signatures) == 3
+
+
+def test_credentials_never_show_the_secret() -> None:
+    """Neither the two representations nor rich's one hold the secret."""
+    shown = f"{_CREDENTIALS!r} {_CREDENTIALS} {_CREDENTIALS.__rich_repr__()} {JwtSigner(_CREDENTIALS)!r}"
+    assert "merchant" in shown
+    assert _SECRET.decode() not in shown
+    assert "secret" not in shown
