@@ -1,0 +1,6 @@
+"""When the next request may leave: rate, concurrency, Retry-After, the key in doubt, outage."""
+
+from batchcancel.pace.lane import Pace
+from batchcancel.pace.limiter import RateLimiter
+
+__all__ = ["Pace", "RateLimiter"]

@@ -1,0 +1,91 @@
+"""The gate that everyone passes: open, closed for a while, held shut, or shut for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from batchcancel.errors import RunStoppingError
+from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted
+
+
+class Gate:
+    """Hold every request back while one reply concerns all of them, or the run is stopping."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._on_event = on_event
+        self._stop = asyncio.Event()
+        self._holds = 0
+        self._released = asyncio.Event()
+        self._resume_at = float("-inf")
+        self._paused: tuple[PauseCause, float] | None = None
+        """The cause and the beginning of a pause whose end has not been told yet."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run is stopping: no new cancelation leaves."""
+        return self._stop.is_set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may leave now."""
+        return not self._holds and self._clock() >= self._resume_at
+
+    @property
+    def resumes_at(self) -> float:
+        """When the present pause ends, or the last one ended: monotonic seconds."""
+        return self._resume_at
+
+    def stop(self) -> None:
+        """Stop for good: sleeps end, and who waits at the closed gate is sent home."""
+        self._stop.set()
+        self._released.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for that long, but no longer than until the run stops."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    def pause(self, cause: PauseCause, seconds: float) -> None:
+        """Close the gate for at least that long from now."""
+        now = self._clock()
+        self._resume_at = max(self._resume_at, now + seconds)
+        if self._paused is None:
+            self._paused = (cause, now)
+            self._on_event(PauseStarted(cause=cause, wait_s=seconds))
+
+    @contextmanager
+    def hold(self, cause: PauseCause, *, last_failure: str | None = None) -> Iterator[None]:
+        """Keep the gate shut for the length of the block."""
+        began_at = self._clock()
+        self._on_event(PauseStarted(cause=cause, wait_s=None, last_failure=last_failure))
+        self._holds += 1
+        self._released.clear()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                self._released.set()
+            self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))
+
+    async def wait_open(self) -> None:
+        """Return once a request may leave.
+
+        Raises:
+            RunStoppingError: The run is stopping and the gate is shut.
+        """
+        while not self.is_open:
+            if self.is_stopping:
+                raise RunStoppingError("the run is stopping while everyone waits")
+            if self._holds:
+                await self._released.wait()
+            else:
+                await self.sleep(self._resume_at - self._clock())
+        if self._paused is not None:
+            cause, began_at = self._paused
+            self._paused = None
+            self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))

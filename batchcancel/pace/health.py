@@ -1,0 +1,76 @@
+"""What the run of replies says about the service: fine, a streak of failures, or an outage. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STREAK_FAILURES: Final = 10
+STREAK_S: Final = 2.0
+
+
+class Health:
+    """The service's health as the replies show it. Times are monotonic seconds, given by the caller.
+
+    A *good* reply is a word of the service to a key that it knows: no transient failure, no 429, none
+    of 401, 403, 407. An *accepted* request had a good reply other than 400, which may mean the account.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.last_good_at = now
+        self.last_accepted_sent_at = float("-inf")
+        """When the latest of the accepted requests left: it says nothing about a key refused later."""
+        self.last_failure = ""
+        self._failures = 0
+        self._streak_began_at = now
+        self._outages: list[tuple[float, float]] = []
+
+    def note_good(self, now: float) -> None:
+        """Record a good reply: it ends a streak."""
+        self.last_good_at = now
+        self._failures = 0
+
+    def note_accepted(self, sent_at: float) -> None:
+        """Record an accepted request by the time at which it left."""
+        self.last_accepted_sent_at = max(self.last_accepted_sent_at, sent_at)
+
+    def note_failure(self, now: float, what: str) -> None:
+        """Record a transient failure, and what it was."""
+        self.last_failure = what
+        if not self._failures:
+            self._streak_began_at = now
+        self._failures += 1
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether failures came since the last good reply and nobody knows yet what they mean."""
+        return self._failures > 0
+
+    def streak_is_due_in_s(self, now: float) -> float:
+        """Return how long the present streak has to last still before it is looked into."""
+        return max(0.0, self._streak_began_at + STREAK_S - now)
+
+    def is_suspicious(self, now: float, *, unfinished: int) -> bool:
+        """Tell whether the streak is long enough to ask whether this is an outage.
+
+        Args:
+            now: Monotonic seconds.
+            unfinished: Invoices that this run still has in hand; fewer than ten make fewer do.
+        """
+        enough = self._failures >= min(STREAK_FAILURES, max(1, unfinished))
+        return enough and self.streak_is_due_in_s(now) == 0
+
+    def end_streak(self) -> None:
+        """Decide that the streak says nothing about the service: the failures count."""
+        self._failures = 0
+
+    def note_outage(self, began_at: float, ended_at: float) -> None:
+        """Record an outage, from the last good reply before it to the first one after it."""
+        self._outages.append((began_at, ended_at))
+
+    def was_in_outage(self, at: float) -> bool:
+        """Tell whether a request that left at that time fell into an outage."""
+        return any(began <= at <= ended for began, ended in self._outages)
+
+    def outage_s_since(self, began_at: float) -> float:
+        """Return the seconds of outage since then."""
+        return sum(max(0.0, ended - max(began, began_at)) for began, ended in self._outages)

@@ -1,0 +1,334 @@
+"""The paced way to the service: every request of a run goes through one ``Pace``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from batchcancel.errors import (
+    CredentialsRefusedError,
+    OutageTooLongError,
+    RunStoppingError,
+    TransportError,
+)
+from batchcancel.model import Event, PauseCause, Reply, RequestKind
+from batchcancel.pace.gate import Gate
+from batchcancel.pace.health import STREAK_FAILURES, Health
+from batchcancel.pace.limiter import RateLimiter
+
+Transport = Callable[[RequestKind, str | None], Awaitable[Reply]]
+
+_KEY_READS_AFTER_S: Final = (0.0, 5.0, 10.0)
+"""Waits before the signed reads: they go out at 0, 5 and 15 seconds."""
+_PROBE_BACK_OFF_S: Final = 30.0
+_THROTTLE_BACK_OFF_S: Final = 20.0
+_LEAST_THROTTLE_S: Final = 0.5
+"""A Retry-After of 0 is no pause; taken literally it would be asked again without end."""
+
+
+class Pace:
+    """Decide when a request may leave, and hold everyone back where one reply concerns all.
+
+    At most ``concurrency`` requests are in flight and at most ``rate`` leave in a second, whatever
+    their kind. A 429 makes everyone wait; so does a key in doubt, and an outage (design section 6).
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        concurrency: int,
+        rate: float | None,
+        max_outage_s: float,
+        on_event: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        """Prepare; nothing is sent. Needs a running event loop.
+
+        Args:
+            transport: Sends one request and returns its reply, or raises ``TransportError``.
+            concurrency: Most requests in flight, 1 or more.
+            rate: Most requests a second; None for no limit.
+            max_outage_s: How long the lack of a good reply is endured.
+            on_event: Told of pauses; must not block.
+        """
+        self._transport = transport
+        self._clock = asyncio.get_running_loop().time
+        self._slots = asyncio.Semaphore(concurrency)
+        self._limiter = RateLimiter(rate, clock=self._clock)
+        self._max_outage_s = max_outage_s
+        self._gate = Gate(on_event)
+        self._health = Health(self._clock())
+        self._good = asyncio.Event()
+        self._throttles = 0
+        self._too_long: OutageTooLongError | None = None
+        self._key_refused: CredentialsRefusedError | None = None
+        self._asking_key = asyncio.Lock()
+        self._deciding = asyncio.Lock()
+        self.unfinished: Callable[[], int] = lambda: STREAK_FAILURES
+        """How many invoices the run still has in hand; set by whoever knows."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run is stopping: no new cancelation leaves."""
+        return self._gate.is_stopping
+
+    def stop(self) -> None:
+        """Let no new cancelation leave; look-ups still do, unless everyone is made to wait."""
+        self._gate.stop()
+        self._good.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for that long, but no longer than until the run stops."""
+        await self._gate.sleep(seconds)
+
+    def was_in_outage(self, at: float) -> bool:
+        """Tell whether a request that left at that time (monotonic seconds) fell into an outage."""
+        return self._health.was_in_outage(at)
+
+    def outage_s_since(self, began_at: float) -> float:
+        """Return the seconds of outage since that time (monotonic seconds)."""
+        return self._health.outage_s_since(began_at)
+
+    async def send(
+        self,
+        kind: RequestKind,
+        invoice_id: str,
+        *,
+        on_departure: Callable[[], None] = lambda: None,
+    ) -> Reply | TransportError:
+        """Send one request when its turn has come, and learn from what came back.
+
+        Args:
+            kind: What to ask.
+            invoice_id: Whom it is about.
+            on_departure: Called just before the request leaves; not called if it never does.
+
+        Returns:
+            The reply, or the failure that stands in its place.
+
+        Raises:
+            RunStoppingError: It was not sent: the run is stopping, and this is a cancelation or would
+                have to wait.
+            SafetyStopError: It was not sent: what came back for others means that the run has to stop.
+        """
+        async with self._permit(kind):
+            on_departure()
+            sent_at = self._clock()
+            answer = await self._ask(kind, invoice_id)
+        self._learn(answer, sent_at)
+        return answer
+
+    async def greet(self) -> None:
+        """Make sure, by one signed read, that the service is there and takes the key.
+
+        Any reply but 401, 403 or 407 is enough, even an error; those are signed afresh once, since the first
+        reply has set the clock. No reply is an outage and is ridden out.
+
+        Raises:
+            CredentialsRefusedError: The key was refused twice.
+            OutageTooLongError: No reply came within the time for outages.
+            RunStoppingError: The run was stopped meanwhile.
+        """
+        for _signed in range(2):
+            reply = await self._probe()
+            if isinstance(reply, TransportError):
+                with self._gate.hold(PauseCause.OUTAGE, last_failure=self._health.last_failure):
+                    reply = await self._ride_out()
+            if not reply.doubts_key:
+                return
+            refused = reply
+        raise self._refuse_key(refused)
+
+    async def ask_key(self, *, since: float) -> None:
+        """Find out whether a refusal was about the key: return if it was not.
+
+        If another request was accepted since, that answers it. Otherwise everyone waits, and the
+        signed read is tried at 0, 5 and 15 seconds.
+
+        Args:
+            since: When the refusal came, monotonic seconds. Only a request that left after it tells.
+
+        Raises:
+            CredentialsRefusedError: The signed read was refused three times.
+            OutageTooLongError: No reply came within the time for outages.
+            RunStoppingError: The run is stopping.
+        """
+        async with self._asking_key:
+            if self._key_refused is not None:
+                raise self._key_refused
+            if self._health.last_accepted_sent_at > since:
+                return
+            with self._gate.hold(PauseCause.KEY_IN_DOUBT):
+                for wait_s in _KEY_READS_AFTER_S:
+                    await self.sleep(wait_s)
+                    if self.is_stopping:
+                        raise RunStoppingError("the run is stopping with its key in doubt")
+                    reply = await self._probe_past_throttling()
+                    if not reply.doubts_key and reply.http_status != 400:
+                        return
+            raise self._refuse_key(reply)
+
+    async def take_turn(self) -> None:
+        """Wait for the rate alone: for a request that is repeated within its slot."""
+        await self._limiter.take()
+
+    async def explain_failures(self) -> None:
+        """Return once it is known what the present streak of failures means.
+
+        It ends by a good reply, or by the signed read: then it was no outage, or the outage is over
+        when this returns.
+
+        Raises:
+            OutageTooLongError: The outage lasted too long.
+            RunStoppingError: The run is stopping.
+        """
+        if not self._health.is_undecided:
+            return
+        self._good.clear()
+        try:
+            async with asyncio.timeout(self._health.streak_is_due_in_s(self._clock())):
+                await self._good.wait()
+        except TimeoutError:
+            await self._decide_streak()
+        if self.is_stopping:
+            raise RunStoppingError("the run is stopping in a streak of failures")
+
+    # --- the way out --------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _permit(self, kind: RequestKind) -> AsyncIterator[None]:
+        """Hold a slot from the moment a request may leave until its reply has come."""
+        while True:
+            if self._health.is_suspicious(self._clock(), unfinished=self.unfinished()):
+                await self._decide_streak()
+            await self._gate.wait_open()
+            async with self._slots:
+                # A cancelation that waits for its turn gives up at once when the run stops.
+                in_a_hurry = kind is RequestKind.CANCEL
+                await self._limiter.take(self.sleep if in_a_hurry else asyncio.sleep)
+                if in_a_hurry and self.is_stopping:
+                    raise RunStoppingError("no new cancelation leaves")
+                if failure := self._too_long or self._key_refused:
+                    raise failure
+                if self._gate.is_open:
+                    yield
+                    return
+
+    async def _ask(self, kind: RequestKind, invoice_id: str | None) -> Reply | TransportError:
+        try:
+            return await self._transport(kind, invoice_id)
+        except TransportError as exc:
+            return exc
+
+    # --- learning -----------------------------------------------------------------------------
+
+    def _learn(self, answer: Reply | TransportError, sent_at: float) -> None:
+        now = self._clock()
+        if isinstance(answer, TransportError):
+            self._health.note_failure(now, str(answer))
+        elif answer.is_server_error or answer.is_unreadable:
+            self._health.note_failure(now, f"HTTP {answer.http_status}")
+        elif answer.is_throttled:
+            self._throttle(answer, sent_at)
+        elif not answer.doubts_key:
+            self._health.note_good(now)
+            self._throttles = 0
+            self._good.set()
+            if answer.http_status != 400:
+                self._health.note_accepted(sent_at)
+
+    def _throttle(self, reply: Reply, sent_at: float) -> None:
+        """Make everyone wait, as long as the service says or else with back-off."""
+        if sent_at >= self._gate.resumes_at:
+            # Replies to what was in flight when the pause began say nothing new.
+            self._throttles += 1
+        wait_s = reply.retry_after_s
+        if wait_s is None or wait_s < _LEAST_THROTTLE_S:
+            wait_s = random.uniform(_LEAST_THROTTLE_S, min(_THROTTLE_BACK_OFF_S, 0.5 * 2.0**self._throttles))  # noqa: S311 - jitter
+        if wait_s > self._outage_left_s():
+            self._too_long = OutageTooLongError(
+                f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
+                "The open rows stay open: run the same command again later."
+            )
+        else:
+            self._gate.pause(PauseCause.RATE_LIMITED, wait_s)
+
+    def _outage_left_s(self) -> float:
+        return self._max_outage_s - (self._clock() - self._health.last_good_at)
+
+    async def _decide_streak(self) -> None:
+        """Find out what a streak of failures means, by one signed read while everyone waits."""
+        async with self._deciding:
+            if not self._health.is_undecided:
+                return
+            if self.is_stopping:
+                raise RunStoppingError("the run is stopping in a streak of failures")
+            with self._gate.hold(PauseCause.OUTAGE, last_failure=self._health.last_failure):
+                if _word_of_service(await self._probe()) is None:
+                    await self._ride_out()
+                self._health.end_streak()
+
+    # --- the signed read ----------------------------------------------------------------------
+
+    async def _probe(self) -> Reply | TransportError:
+        """Send the signed read past the gate."""
+        async with self._slots:
+            await self._limiter.take()
+            sent_at = self._clock()
+            answer = await self._ask(RequestKind.PROBE, None)
+        self._learn(answer, sent_at)
+        return answer
+
+    async def _probe_past_throttling(self) -> Reply:
+        """Send signed reads until one gets a word about the key; a 429 is none and is waited out."""
+        while True:
+            reply = _word_of_service(await self._probe()) or await self._ride_out()
+            if not reply.is_throttled:
+                return reply
+            if self._too_long is not None:
+                raise self._too_long
+            await self.sleep(self._gate.resumes_at - self._clock())
+            if self.is_stopping:
+                raise RunStoppingError("the run is stopping with its key in doubt")
+
+    async def _ride_out(self) -> Reply:
+        """Send signed reads with back-off until one is answered."""
+        began_at = self._health.last_good_at
+        wait_s = 1.0
+        while (left_s := self._outage_left_s()) > 0:
+            await self.sleep(min(random.uniform(wait_s / 2, wait_s), left_s))  # noqa: S311 - jitter
+            if self.is_stopping:
+                raise RunStoppingError("the run is stopping in an outage")
+            reply = _word_of_service(await self._probe())
+            if reply is not None:
+                self._health.note_outage(began_at, self._clock())
+                return reply
+            wait_s = min(_PROBE_BACK_OFF_S, wait_s * 2)
+        raise OutageTooLongError(
+            f"The service gave no good reply for {self._max_outage_s:.0f} s (--max-outage); "
+            f"the last one failed with {self._health.last_failure}. "
+            "The open rows stay open: run the same command again once it is back."
+        )
+
+    def _refuse_key(self, reply: Reply) -> CredentialsRefusedError:
+        """Remember for everyone that the key is refused."""
+        self._key_refused = CredentialsRefusedError(
+            f"The service refuses the key or the account (HTTP {reply.http_status} to a signed read). "
+            "Check the merchant id, the key id, the shared secret and that the key belongs to this "
+            "environment. The open rows stay open: run the same command again afterwards."
+        )
+        return self._key_refused
+
+
+def _word_of_service(answer: Reply | TransportError) -> Reply | None:
+    """Return the reply to a signed read, if it shows that the service is there.
+
+    A 404 in whatever form does: an empty list may be one. A page that is no JSON may be a page for
+    maintenance.
+    """
+    if isinstance(answer, TransportError) or answer.is_server_error:
+        return None
+    return None if answer.is_unreadable and answer.http_status != 404 else answer
