@@ -1,0 +1,337 @@
+"""The fan-out against a small service in memory: bounds, stops, failures, conservation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any
+
+import pytest
+
+from batchcancel import pipeline as pipeline_module
+from batchcancel.errors import (
+    CredentialsRefusedError,
+    LedgerWriteError,
+    ManifestChangedError,
+    ReplyLostError,
+)
+from batchcancel.model import (
+    Event,
+    Invoice,
+    ManifestRow,
+    Reason,
+    Reply,
+    RequestKind,
+    Result,
+    Skip,
+    StopRequested,
+    Tally,
+)
+from batchcancel.pace import Pace
+from batchcancel.pipeline import Pipeline
+from batchcancel.retry import Retrier
+
+InVirtualTime = Callable[[Coroutine[Any, Any, Any]], Any]
+CANCEL, LOOK_UP = RequestKind.CANCEL, RequestKind.LOOK_UP
+
+
+class House:
+    """A pipeline with everything around it: a service, a sink, and what earlier runs found."""
+
+    def __init__(self, *, concurrency: int = 4, takes_s: float = 0.01) -> None:
+        self.concurrency = concurrency
+        self.takes_s = takes_s
+        self.statuses: dict[str, str] = {}
+        self.answers: dict[str, Callable[[RequestKind], Reply | ReplyLostError | None]] = {}
+        self.slow_s: dict[str, float] = {}
+        self.sent: list[tuple[RequestKind, str]] = []
+        self.rows: list[Result | Skip] = []
+        self.settled: set[str] = set()
+        self.unknown: set[str] = set()
+        self.events: list[Event] = []
+        self.read = 0
+        self.most_ahead = 0
+        self.sink_takes_s = 0.0
+        self.sink_fails_at: int | None = None
+        self.read_fails_at: int | None = None
+        self.pace: Pace
+        self.pipeline: Pipeline
+
+    async def serve(self, kind: RequestKind, invoice_id: str | None) -> Reply:
+        assert invoice_id is not None
+        self.sent.append((kind, invoice_id))
+        await asyncio.sleep(self.slow_s.get(invoice_id, self.takes_s))
+        answer = self.answers.get(invoice_id)
+        special = None if answer is None else answer(kind)
+        if isinstance(special, ReplyLostError):
+            raise special
+        if special is not None:
+            return special
+        status = self.statuses.setdefault(invoice_id, "SENT")
+        if kind is CANCEL and status == "SENT":
+            status = self.statuses[invoice_id] = "CANCELED"
+        elif kind is CANCEL:
+            return Reply(http_status=400, is_object=True)
+        return Reply(http_status=200, is_object=True, invoice=Invoice(id=invoice_id, status=status))
+
+    async def append(self, record: Result | Skip) -> None:
+        await asyncio.sleep(self.sink_takes_s)
+        if self.sink_fails_at is not None and len(self.rows) >= self.sink_fails_at:
+            raise LedgerWriteError("disk full")
+        self.rows.append(record)
+
+    def is_settled(self, key: str) -> bool:
+        return key in self.settled
+
+    def needs_look_up(self, key: str) -> bool:
+        return key in self.unknown
+
+    async def manifest(self, rows: Iterable[ManifestRow]) -> AsyncIterator[ManifestRow]:
+        for row in rows:
+            if self.read == self.read_fails_at:
+                raise ManifestChangedError("changed")
+            self.read += 1
+            self.most_ahead = max(self.most_ahead, self.read - len(self.rows))
+            yield row
+
+    async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
+        self.pace = Pace(self.serve, concurrency=self.concurrency, rate=None, max_outage_s=600)
+        retrier = Retrier(self.pace, max_attempts=3, ledger_began_at=None)
+        self.pipeline = Pipeline(
+            retrier=retrier,
+            pace=self.pace,
+            sink=self,
+            standing=self,
+            concurrency=self.concurrency,
+            on_event=self.events.append,
+        )
+        self.pace.unfinished = self.pipeline.unfinished
+        during()
+        try:
+            await self.pipeline.run(self.manifest(rows))
+        finally:
+            self.tally = self.pipeline.tally(rows=len(rows))
+        return self.tally
+
+    def reasons(self) -> dict[str, Reason]:
+        return {row.invoice_id: row.reason for row in self.rows if isinstance(row, Result)}
+
+
+def ids(count: int) -> list[ManifestRow]:
+    """Return rows with the ids 1 to count."""
+    return [ManifestRow(row=number, invoice_id=str(number)) for number in range(1, count + 1)]
+
+
+def after(seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    """Return what makes something happen that long after the run has begun."""
+    return lambda: asyncio.get_running_loop().call_later(seconds, act)
+
+
+def test_every_row_gets_exactly_one_ending(in_virtual_time: InVirtualTime) -> None:
+    """Results, skips and earlier answers together are the manifest."""
+    house = House()
+    house.settled = {"3", "!bad"}
+    house.statuses = {"4": "PAID"}
+    rows = [
+        *ids(5),
+        ManifestRow(row=6, invoice_id="1", duplicate_of=1),
+        ManifestRow(row=7, invoice_id="b@d", valid=False),
+        ManifestRow(row=8, invoice_id="bad", valid=False),
+        ManifestRow(row=9, invoice_id="3", duplicate_of=3),
+    ]
+    tally = in_virtual_time(house.run(rows))
+    assert tally == Tally(
+        rows=9,
+        results={Reason.CANCELED: 3, Reason.PAID: 1, Reason.INVALID_ID: 1},
+        settled_earlier=2,
+        duplicates=2,
+        open=0,
+    )
+    assert tally.is_conserved
+    assert Counter(row.row for row in house.rows) == Counter([1, 2, 4, 5, 6, 7, 9])
+    assert not {"3", "b@d", "bad"} & {invoice_id for _, invoice_id in house.sent}
+
+
+def test_rows_left_unknown_by_an_earlier_run_are_looked_up_first(in_virtual_time: InVirtualTime) -> None:
+    """The first request about such an invoice is a GET."""
+    house = House()
+    house.unknown = {"1"}
+    house.statuses = {"1": "CANCELED"}
+    in_virtual_time(house.run(ids(1)))
+    assert house.sent == [(LOOK_UP, "1")]
+    assert house.reasons() == {"1": Reason.ALREADY_CANCELED}
+
+
+def test_reading_goes_no_further_ahead_than_the_work_in_hand(in_virtual_time: InVirtualTime) -> None:
+    """A slow sink slows the reader down: at most one row a worker is in hand."""
+    house = House(concurrency=4)
+    house.sink_takes_s = 1.0
+    in_virtual_time(house.run(ids(50)))
+    assert house.most_ahead <= 5
+
+
+def test_a_waiting_invoice_delays_nobody(in_virtual_time: InVirtualTime) -> None:
+    """Invoices that wait for their next attempt hold neither slot nor worker."""
+    house = House(concurrency=2)
+    house.statuses = {str(number): "PENDING" for number in range(1, 11)}
+
+    async def scenario() -> float:
+        began = asyncio.get_running_loop().time()
+        await house.run(ids(200))
+        return asyncio.get_running_loop().time() - began
+
+    took = in_virtual_time(scenario())
+    assert 12 < took < 14
+    last_pending = max(index for index, row in enumerate(house.rows) if int(row.invoice_id) <= 10)
+    assert last_pending == 199
+    assert Counter(house.reasons().values()) == {Reason.CANCELED: 190, Reason.PENDING: 10}
+
+
+def test_the_reader_waits_when_too_many_invoices_wait(
+    in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting invoices are bounded, so memory is."""
+    monkeypatch.setattr(pipeline_module, "MAX_WAITING", 5)
+    house = House(concurrency=2)
+    house.statuses = {str(number): "PENDING" for number in range(1, 101)}
+    in_virtual_time(house.run(ids(100)))
+    assert house.most_ahead <= 5 + 2 + 1
+    assert len(house.rows) == 100
+
+
+def test_a_stop_drains_what_is_in_flight_and_leaves_the_rest_open(in_virtual_time: InVirtualTime) -> None:
+    """No new POST after the stop; answers that still come are written; the rest is counted as open."""
+    house = House(concurrency=3, takes_s=1.0)
+    tally = in_virtual_time(house.run(ids(20), during=after(2.5, lambda: house.pipeline.stop("SIGTERM"))))
+    assert len(house.sent) == 9
+    assert tally == Tally(rows=20, results={Reason.CANCELED: 9}, open=11)
+    assert house.events == [StopRequested(why="SIGTERM")]
+
+
+def test_a_drain_ends_after_eight_seconds(in_virtual_time: InVirtualTime) -> None:
+    """What has not come back by then may have acted: it is unknown, and the next run looks it up."""
+    house = House(concurrency=2)
+    house.slow_s = {"1": 100.0}
+
+    async def scenario() -> float:
+        began = asyncio.get_running_loop().time()
+        await house.run(ids(2), during=after(1.0, lambda: house.pipeline.stop("SIGTERM")))
+        return asyncio.get_running_loop().time() - began
+
+    assert in_virtual_time(scenario()) == pytest.approx(9.0)
+    assert house.reasons() == {"2": Reason.CANCELED, "1": Reason.UNKNOWN}
+    assert house.tally.is_conserved
+
+
+def test_an_abort_waits_for_nobody(in_virtual_time: InVirtualTime) -> None:
+    """A second signal: what is in flight is unknown, at once; what waits without doubt stays open."""
+    house = House(concurrency=2)
+    house.slow_s = {"1": 100.0}
+    house.statuses = {"2": "PENDING"}
+
+    async def scenario() -> float:
+        began = asyncio.get_running_loop().time()
+        await house.run(ids(2), during=after(1.0, lambda: house.pipeline.abort("SIGINT")))
+        return asyncio.get_running_loop().time() - began
+
+    assert in_virtual_time(scenario()) == pytest.approx(1.0)
+    assert house.reasons() == {"1": Reason.UNKNOWN}
+    assert house.tally == Tally(rows=2, results={Reason.UNKNOWN: 1}, open=1)
+
+
+def test_a_cancelled_run_writes_what_is_known_and_is_cancelled(in_virtual_time: InVirtualTime) -> None:
+    """Cancellation from outside aborts, keeps the account, and is raised again."""
+    house = House(concurrency=2)
+    house.slow_s = {"1": 100.0}
+
+    async def scenario() -> None:
+        running = asyncio.create_task(house.run(ids(5)))
+        await asyncio.sleep(1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    in_virtual_time(scenario())
+    assert house.reasons()["1"] is Reason.UNKNOWN
+    assert house.tally.is_conserved
+
+
+def test_a_settled_row_survives_an_abort_while_the_sink_is_busy(in_virtual_time: InVirtualTime) -> None:
+    """An answer that is known is written, even if the abort caught it on its way to the sink."""
+    house = House(concurrency=3)
+    house.sink_takes_s = 5.0
+    in_virtual_time(house.run(ids(3), during=after(1.0, lambda: house.pipeline.abort("SIGINT"))))
+    assert house.reasons() == dict.fromkeys(["1", "2", "3"], Reason.CANCELED)
+    assert len(house.rows) == 3
+
+
+def test_a_safety_stop_is_raised_after_the_drain(in_virtual_time: InVirtualTime) -> None:
+    """A refused key stops the run; what others had in flight is still written."""
+    house = House(concurrency=2)
+    refused = Reply(http_status=401)
+    house.answers = {"1": lambda _kind: refused}
+
+    async def serve(kind: RequestKind, invoice_id: str | None) -> Reply:
+        return refused if kind is RequestKind.PROBE else await House.serve(house, kind, invoice_id)
+
+    house.serve = serve  # type: ignore[method-assign]
+    house.slow_s = {"2": 16.0, "3": 1.0}
+    with pytest.raises(CredentialsRefusedError):
+        in_virtual_time(house.run(ids(10)))
+    assert house.reasons() == {"2": Reason.CANCELED}
+    assert house.tally == Tally(rows=10, results={Reason.CANCELED: 1}, open=9)
+
+
+def test_a_ledger_that_fails_stops_everything_at_once(in_virtual_time: InVirtualTime) -> None:
+    """Nothing is sent for rows that could not be written."""
+    house = House(concurrency=2, takes_s=1.0)
+    house.sink_fails_at = 4
+    with pytest.raises(LedgerWriteError):
+        in_virtual_time(house.run(ids(100)))
+    assert len(house.rows) == 4
+    assert len(house.sent) <= 8
+
+
+def test_a_manifest_that_changes_is_a_safety_stop(in_virtual_time: InVirtualTime) -> None:
+    """Rows not reached stay open; those in hand get their ending."""
+    house = House(concurrency=2)
+    house.read_fails_at = 7
+    with pytest.raises(ManifestChangedError):
+        in_virtual_time(house.run(ids(20)))
+    assert len(house.rows) == 7
+    assert house.tally == Tally(rows=20, results={Reason.CANCELED: 7}, open=13)
+
+
+def test_a_defect_is_raised_and_outranks_a_safety_stop(in_virtual_time: InVirtualTime) -> None:
+    """An unexpected exception drains the run and comes out as itself."""
+    house = House(concurrency=2)
+
+    def defect(_kind: RequestKind) -> Reply:
+        raise ZeroDivisionError
+
+    house.answers = {"2": defect}
+    house.read_fails_at = 2
+    with pytest.raises(ZeroDivisionError):
+        in_virtual_time(house.run(ids(20)))
+    assert house.reasons() == {"1": Reason.CANCELED, "2": Reason.UNKNOWN}
+    assert house.tally.is_conserved
+
+
+def test_lost_replies_cost_one_post_and_one_get_each(in_virtual_time: InVirtualTime) -> None:
+    """A service that commits and then drops every connection is read, not asked again."""
+    house = House(concurrency=8)
+
+    def dropping(invoice_id: str) -> Callable[[RequestKind], ReplyLostError | None]:
+        def drop(kind: RequestKind) -> ReplyLostError | None:
+            if kind is not CANCEL:
+                return None
+            house.statuses[invoice_id] = "CANCELED"
+            return ReplyLostError("reset")
+
+        return drop
+
+    house.answers |= {row.invoice_id: dropping(row.invoice_id) for row in ids(50)}
+    in_virtual_time(house.run(ids(50)))
+    assert Counter(kind for kind, _ in house.sent) == {CANCEL: 50, LOOK_UP: 50}
+    assert set(house.reasons().values()) == {Reason.CANCELED}
