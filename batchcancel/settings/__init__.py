@@ -1,0 +1,176 @@
+"""Every option, checked, and where its value came from.
+
+An option ``max_attempts`` is the flag ``--max-attempts``, the environment variable
+``BATCHCANCEL_MAX_ATTEMPTS`` and the key ``max_attempts`` of ``batchcancel.toml``; the first of these
+that is there wins. A table ``[profile.NAME]`` of the file overrides its top level when that profile
+is chosen. Credentials have no flag: other users of a machine can read command lines.
+
+Values are converted and checked by msgspec, against the types and bounds that stand with each option.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from batchcancel.errors import SettingsError
+from batchcancel.settings.credentials import Credentials, Secret, read_credentials
+from batchcancel.settings.options import (
+    NOT_FOR_THE_RECORD,
+    Auth,
+    Environment,
+    LogFormat,
+    LogLevel,
+    ManifestFormat,
+    Options,
+    Progress,
+)
+from batchcancel.settings.sources import Gathering, is_file
+from batchcancel.settings.target import find_proxy, find_target
+
+__all__ = [
+    "Auth",
+    "Credentials",
+    "Environment",
+    "LogFormat",
+    "LogLevel",
+    "ManifestFormat",
+    "Options",
+    "Progress",
+    "Secret",
+    "Settings",
+    "load_settings",
+]
+
+DEFAULT_RATE: Final = 20.0
+"""Requests a second. The service publishes no limit, so the default is low."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that a run needs to know, checked."""
+
+    manifests: tuple[str, ...]
+    options: Options
+    sources: dict[str, str]
+    """Where each option that is not at its default came from."""
+    environment: Environment
+    base_url: str | None
+    """The host that is called; None for the simulator in this process."""
+    ledger: Path
+    rate: float | None
+    """Requests a second; None for no limit."""
+    proxy: str | None
+    credentials: Credentials | None
+    """None for the simulator in this process, which has made-up ones."""
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show what is called and where results go; the proxy's URL may hold a password."""
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Show rich no more than that; by itself it would print every field."""
+        shown = ("manifests", "environment", "base_url", "ledger", "rate", "credentials")
+        return [(name, getattr(self, name)) for name in shown]
+
+    @property
+    def host(self) -> str:
+        """The name of the host that is called."""
+        return urlsplit(self.base_url).hostname or "" if self.base_url else "simulator"
+
+    def for_the_record(self) -> dict[str, Any]:
+        """Return the options that were given, without anything secret, for the ledger."""
+        return {
+            name: msgspec.to_builtins(getattr(self.options, name))
+            for name in self.sources
+            if name not in NOT_FOR_THE_RECORD
+        }
+
+
+def load_settings(
+    manifests: Sequence[str | os.PathLike[str]],
+    *,
+    environ: Mapping[str, str] | None = None,
+    **flags: Any,  # noqa: ANN401 - converted and checked against Options
+) -> Settings:
+    """Gather the options from flags, environment and configuration file, and check them all.
+
+    Args:
+        manifests: Paths of the manifests; ``-`` is standard input.
+        environ: The environment; the process's own by default.
+        **flags: Options of ``Options`` by name; None counts as not given.
+
+    Raises:
+        SettingsError: Something is missing, malformed or contradictory; says what and where.
+    """
+    environ = os.environ if environ is None else environ
+    gathering = Gathering()
+    gathering.read_file(environ)
+    gathering.read_environment(environ)
+    gathering.read_flags(flags)
+    return _check(tuple(os.fspath(path) for path in manifests), gathering, environ)
+
+
+def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
+    options = Options(**gathering.values)
+    environment, base_url = find_target(options)
+    credentials = None if base_url is None else _credentials(options, gathering)
+    if options.ca_file and not is_file(Path(options.ca_file)):
+        raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
+    ledger = _ledger(manifests, options, environment)
+    _keep_log_apart(options, [*map(Path, manifests), ledger])
+    return Settings(
+        manifests=manifests,
+        options=options,
+        sources=gathering.sources,
+        environment=environment,
+        base_url=base_url,
+        ledger=ledger,
+        rate=options.rate or (None if environment is Environment.SANDBOX else DEFAULT_RATE),
+        proxy=find_proxy(options, base_url, environment, environ),
+        credentials=credentials,
+        warnings=tuple(gathering.warnings),
+    )
+
+
+def _credentials(options: Options, gathering: Gathering) -> Credentials:
+    if options.auth is Auth.HTTP_SIGNATURE:
+        gathering.warnings.append(
+            "HTTP Signature is to be migrated to JWT by March 2027; create a REST shared secret key and "
+            "set BATCHCANCEL_AUTH=jwt."
+        )
+    return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
+
+
+def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment) -> Path:
+    if options.ledger is not None:
+        return Path(options.ledger)
+    if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
+        raise SettingsError(
+            "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
+            "several manifests."
+        )
+    path = Path(manifests[0])
+    if path.suffix.lower() == ".gz":
+        path = path.with_suffix("")
+    return Path(f"{path.stem}.{environment}.ledger.jsonl")
+
+
+def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
+    """Refuse a log file that is a manifest or the ledger: log lines would be appended to it."""
+    if options.log_file is not None and os.path.realpath(options.log_file) in map(os.path.realpath, others):
+        raise SettingsError(f"The log can't go to {options.log_file}: it is the ledger or a manifest.")
+
+
+def _is_fifo(path: Path) -> bool:
+    """Tell whether a manifest is a pipe, such as a shell's <(...): its name differs from run to run."""
+    try:
+        return path.is_fifo()
+    except (OSError, ValueError):
+        return False  # it can't be opened either, and the manifest's reader says so

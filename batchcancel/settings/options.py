@@ -1,0 +1,176 @@
+"""Every option: its name, type, unit, bounds, default and what it is for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final, cast, get_type_hints
+
+from msgspec import Meta, Struct
+from msgspec.inspect import FloatType, IntType
+
+
+class Environment(StrEnum):
+    """What a host is; goes by the host that is called, never by the word alone."""
+
+    SANDBOX = "sandbox"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
+class Auth(StrEnum):
+    """How requests are signed."""
+
+    JWT = "jwt"
+    HTTP_SIGNATURE = "http_signature"
+
+
+class ManifestFormat(StrEnum):
+    """How a manifest is written: the words of ``manifest.Format``, which settings may not import."""
+
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    TXT = "txt"
+
+
+class Progress(StrEnum):
+    """How progress is shown, on standard error."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    PLAIN = "plain"
+    JSON = "json"
+    NONE = "none"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _flag(description: str, metavar: str | None = None, **bounds: Any) -> Meta:  # noqa: ANN401 - msgspec's
+    return Meta(description=description, extra={"flag": True, "metavar": metavar}, **bounds)
+
+
+def _key(description: str) -> Meta:
+    return Meta(description=description, extra={"flag": False})
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options as they were given; ``Settings`` is what follows from them."""
+
+    env: Annotated[
+        Environment | None,
+        _flag("what is called: the built-in simulator, the test host or production; must be said"),
+    ] = None
+    base_url: Annotated[
+        str | None, _flag("another host; plain http is accepted for loopback only", "URL")
+    ] = None
+    ledger: Annotated[
+        str | None,
+        _flag("where results go; appended to (default: the manifest's stem + .<env>.ledger.jsonl)", "PATH"),
+    ] = None
+    column: Annotated[
+        str | None, _flag("the id's column or JSON field (default: found by its usual names)", "NAME")
+    ] = None
+    format: Annotated[
+        ManifestFormat | None, _flag("how the manifest is written (default: by its file name)")
+    ] = None
+    encoding: Annotated[str, _flag("the manifest's encoding", "NAME")] = "utf-8"
+    keep: Annotated[
+        tuple[str, ...], _flag("carry this column into the ledger; may be repeated", "COLUMN")
+    ] = ()
+    concurrency: Annotated[
+        int, _flag("most requests in flight, retries and look-ups included", "N", ge=1, le=500)
+    ] = 16
+    rate: Annotated[
+        Annotated[float, Meta(gt=0, le=100_000)] | None,
+        _flag("most requests a second, all kinds together (default: 20; no limit on loopback)", "N"),
+    ] = None
+    timeout: Annotated[float, _flag("seconds for one request; 10 of them to connect", "S", gt=0, le=3600)] = (
+        30.0
+    )
+    max_attempts: Annotated[int, _flag("POSTs for one invoice; as many look-ups", "N", ge=1, le=100)] = 5
+    max_outage: Annotated[float, _flag("seconds that an outage is waited out", "S", ge=0, le=604_800)] = 600.0
+    yes: Annotated[bool, _flag("cancel in production without asking; needed where there is no terminal")] = (
+        False
+    )
+    ref: Annotated[
+        Annotated[str, Meta(max_length=200)] | None,
+        _flag("a ticket or reason, kept in the run record", "TEXT"),
+    ] = None
+    json: Annotated[bool, _flag("write the summary as JSON")] = False
+    progress: Annotated[Progress, _flag("how progress is shown, on standard error")] = Progress.AUTO
+    log_format: Annotated[LogFormat, _flag("how log lines are written")] = LogFormat.CONSOLE
+    log_level: Annotated[LogLevel, _flag("the least important log line that is written")] = LogLevel.WARNING
+    log_file: Annotated[str | None, _flag("write the log there instead of standard error", "PATH")] = None
+    auth: Annotated[Auth, _key("how requests are signed")] = Auth.JWT
+    merchant_id: Annotated[str | None, _key("the merchant whose invoices are canceled")] = None
+    key_id: Annotated[str | None, _key("the id of the shared secret key")] = None
+    shared_secret: Annotated[str | None, _key("the shared secret, base64")] = None
+    shared_secret_file: Annotated[str | None, _key("a file that holds the shared secret")] = None
+    portfolio_id: Annotated[str | None, _key("the portfolio that signs with a meta key")] = None
+    ca_file: Annotated[str | None, _key("private root certificates, PEM")] = None
+    proxy: Annotated[str | None, _key("proxy URL")] = None
+
+    def __repr__(self) -> str:
+        """Show which options there are, never their values: some are secret."""
+        return f"Options({', '.join(name for name in self.__struct_fields__ if getattr(self, name))})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Show rich no values either; by itself it would print them all."""
+        return [(name, ...) for name in self.__struct_fields__ if getattr(self, name)]
+
+
+HINTS: Final = get_type_hints(Options, include_extras=True)
+"""The annotated type of each option, by name."""
+FLAG_ONLY: Final = frozenset({"yes"})
+"""Options that neither the environment nor a file may set."""
+NOT_FOR_THE_RECORD: Final = frozenset({"shared_secret", "shared_secret_file", "proxy"})
+"""Options that no record shows."""
+
+
+def allowed(name: str) -> str:
+    """Say in words what an option takes: its choices, or its type and bounds."""
+    from msgspec import inspect  # noqa: PLC0415 - for errors only, and --help needs it not
+
+    # Every option has a description, which msgspec keeps round the type itself.
+    kind = cast("inspect.Metadata", inspect.type_info(HINTS[name])).type
+    if isinstance(kind, inspect.UnionType):  # with None, which nobody can write
+        kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+    match kind:
+        case inspect.EnumType():
+            *choices, last = [str(choice.value) for choice in kind.cls]
+            words = f"{', '.join(choices)} or {last}"
+        case inspect.BoolType():
+            words = "true or false"
+        case inspect.IntType():
+            words = f"a whole number {_range(kind)}"
+        case inspect.FloatType():
+            words = f"a number {_range(kind)}"
+        case inspect.StrType(max_length=int(longest)):
+            words = f"a text of 1 to {longest} characters"
+        case inspect.StrType():
+            words = "a text that is not empty"
+        case _:
+            words = "a list of texts"
+    return words
+
+
+def _range(kind: IntType | FloatType) -> str:
+    return (
+        f"above {kind.gt:g}, at most {kind.le:,g}"
+        if kind.gt is not None
+        else f"from {kind.ge:g} to {kind.le:,g}"
+    )

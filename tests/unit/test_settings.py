@@ -1,0 +1,619 @@
+"""Where options come from, which source wins, and what each option takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchcancel.errors import SettingsError
+from batchcancel.manifest import Format
+from batchcancel.settings import (
+    Environment,
+    LogFormat,
+    LogLevel,
+    ManifestFormat,
+    Options,
+    Progress,
+    Settings,
+    load_settings,
+)
+from batchcancel.settings.options import HINTS
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work in an empty folder with an empty home, so that nothing of the developer's is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path / "home")})
+    return tmp_path
+
+
+def load(environ: Mapping[str, str] | None = None, **flags: object) -> Settings:
+    """Load settings for one manifest; the simulator is called unless told."""
+    given: dict[str, Any] = {"env": "sandbox", **flags}
+    return load_settings(["invoices.csv"], environ={"HOME": "home", **(environ or {})}, **given)
+
+
+def refusal(environ: Mapping[str, str] | None = None, **flags: Any) -> str:
+    """Return the sentence with which settings are refused."""
+    with pytest.raises(SettingsError) as caught:
+        load(environ, **flags)
+    return str(caught.value)
+
+
+def write_config(text: str, path: str = "batchcancel.toml") -> None:
+    """Write a configuration file that only its owner can read."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).touch(mode=0o600)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+# --- precedence -----------------------------------------------------------------------------------
+
+FILE = "concurrency = 1\n[profile.night]\nconcurrency = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "flags", "value", "source"),
+    [
+        pytest.param("", {}, {}, 16, None, id="default"),
+        pytest.param(FILE, {}, {}, 1, "batchcancel.toml: concurrency", id="file's top level"),
+        pytest.param(
+            FILE,
+            {"BATCHCANCEL_PROFILE": "night"},
+            {},
+            2,
+            "batchcancel.toml [profile.night]: concurrency",
+            id="profile",
+        ),
+        pytest.param(
+            FILE,
+            {"BATCHCANCEL_PROFILE": "night", "BATCHCANCEL_CONCURRENCY": "3"},
+            {},
+            3,
+            "BATCHCANCEL_CONCURRENCY",
+            id="environment",
+        ),
+        pytest.param(
+            FILE,
+            {"BATCHCANCEL_PROFILE": "night", "BATCHCANCEL_CONCURRENCY": "3"},
+            {"concurrency": "4"},
+            4,
+            "--concurrency",
+            id="flag",
+        ),
+    ],
+)
+def test_the_first_source_that_has_an_option_wins_and_is_named(
+    config: str, environ: dict[str, str], flags: dict[str, str], value: int, source: str | None
+) -> None:
+    """Flag over environment over profile over the file's top level over the default."""
+    write_config(config)
+    settings = load(environ, **flags)
+    assert settings.options.concurrency == value
+    assert settings.sources.get("concurrency") == source
+
+
+def test_a_profile_leaves_what_it_does_not_name_to_the_top_level() -> None:
+    """A profile overrides the top level key by key."""
+    write_config("concurrency = 1\nref = 'T-1'\n[profile.night]\nconcurrency = 2\n")
+    settings = load({"BATCHCANCEL_PROFILE": "night"})
+    assert (settings.options.concurrency, settings.options.ref) == (2, "T-1")
+
+
+@pytest.mark.parametrize("nothing", [None, ()], ids=["None", "empty"])
+def test_a_flag_that_was_not_given_leaves_its_option_alone(nothing: object) -> None:
+    """None and no values at all count as not given."""
+    write_config("keep = ['name']\n")
+    assert load(keep=nothing).options.keep == ("name",)
+
+
+def test_an_empty_variable_counts_as_not_given() -> None:
+    """CI systems set variables that have no value to nothing."""
+    assert load({"BATCHCANCEL_CONCURRENCY": "", "BATCHCANCEL_YES": ""}).options.concurrency == 16
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a mapping, the process's own environment is read."""
+    monkeypatch.setattr("os.environ", {"BATCHCANCEL_ENV": "sandbox"})
+    assert load_settings(["invoices.csv"]).sources == {"env": "BATCHCANCEL_ENV"}
+
+
+# --- conversion and bounds ------------------------------------------------------------------------
+
+TAKEN: list[tuple[str, str, object]] = [
+    ("env", "sandbox", Environment.SANDBOX),
+    ("base_url", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ("ledger", "l.jsonl", "l.jsonl"),
+    ("column", "nr", "nr"),
+    ("format", "tsv", ManifestFormat.TSV),
+    ("encoding", "cp1252", "cp1252"),
+    ("concurrency", "500", 500),
+    ("rate", "0.5", 0.5),
+    ("timeout", "2.5", 2.5),
+    ("max_attempts", "100", 100),
+    ("max_outage", "0", 0.0),
+    ("ref", "T" * 200, "T" * 200),
+    ("json", "true", True),
+    ("progress", "bar", Progress.BAR),
+    ("log_format", "json", LogFormat.JSON),
+    ("log_level", "debug", LogLevel.DEBUG),
+    ("log_file", "run.log", "run.log"),
+]
+CREDENTIALS = {
+    "BATCHCANCEL_MERCHANT_ID": "merchant",
+    "BATCHCANCEL_KEY_ID": "key",
+    "BATCHCANCEL_SHARED_SECRET": "c2VjcmV0",
+}
+
+
+@pytest.mark.parametrize(("name", "text", "value"), TAKEN, ids=[name for name, _, _ in TAKEN])
+@pytest.mark.parametrize("source", ["flag", "variable", "key"])
+def test_every_option_is_converted_from_every_source(
+    source: str, name: str, text: str, value: object
+) -> None:
+    """Flags, variables and keys may all be text; the option has its own type."""
+    environ = dict(CREDENTIALS)
+    flags: dict[str, object] = {"env": None}
+    match source:
+        case "flag":
+            flags[name] = text
+        case "variable":
+            environ["BATCHCANCEL_" + name.upper()] = text
+        case _:
+            write_config(f'{name} = "{text}"')
+    if name != "env":
+        flags["env"] = "sandbox"
+    converted = getattr(load(environ, **flags).options, name)
+    assert converted == value
+    assert type(converted) is type(value)
+
+
+CHOICES = {
+    "env": "sandbox, test or production",
+    "format": "csv, tsv, jsonl or txt",
+    "progress": "auto, bar, plain, json or none",
+    "log_format": "console or json",
+    "log_level": "debug, info, warning or error",
+}
+REFUSED: list[tuple[str, str, str]] = [
+    *((name, "other", words) for name, words in CHOICES.items()),
+    *(("concurrency", bad, "a whole number from 1 to 500") for bad in ("0", "501", "-1", "1.5", "many")),
+    *(("max_attempts", bad, "a whole number from 1 to 100") for bad in ("0", "101", "x")),
+    *(
+        ("rate", bad, "a number above 0, at most 100,000")
+        for bad in ("0", "-1", "nan", "inf", "fast", "null", "1e999")
+    ),
+    *(("timeout", bad, "a number above 0, at most 3,600") for bad in ("0", "nan", "inf", "3601", "30s")),
+    *(("max_outage", bad, "a number from 0 to 604,800") for bad in ("-1", "nan", "inf", "10m")),
+    ("json", "maybe", "true or false"),
+    ("ref", "T" * 201, "a text of 1 to 200 characters"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"), REFUSED, ids=[f"{name}={text[:9]}" for name, text, _ in REFUSED]
+)
+@pytest.mark.parametrize("source", ["flag", "variable", "key"])
+def test_a_bad_value_is_refused_with_its_source_and_what_is_allowed(
+    source: str, name: str, text: str, words: str
+) -> None:
+    """The sentence is for people: no word of the library that checks."""
+    environ: dict[str, str] = {}
+    flags: dict[str, Any] = {"env": None if name == "env" else "sandbox"}
+    match source:
+        case "flag":
+            flags[name] = text
+            named = "--" + name.replace("_", "-")
+        case "variable":
+            named = "BATCHCANCEL_" + name.upper()
+            environ[named] = text
+        case _:
+            write_config(f'{name} = "{text}"')
+            named = f"batchcancel.toml: {name}"
+    assert refusal(environ, **flags) == f"{named} takes {words}."
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        pytest.param(
+            {"concurrency": True}, "--concurrency takes a whole number from 1 to 500.", id="bool for int"
+        ),
+        pytest.param({"rate": 10**400}, "--rate takes a number above 0, at most 100,000.", id="huge int"),
+        pytest.param({"ledger": ""}, "--ledger takes a text that is not empty.", id="empty text"),
+        pytest.param({"ledger": 5}, "--ledger takes a text that is not empty.", id="no text"),
+        pytest.param({"keep": "name"}, "--keep takes a list of texts.", id="text for list"),
+    ],
+)
+def test_a_caller_in_python_is_told_too(flags: dict[str, Any], sentence: str) -> None:
+    """The library takes what the command takes, whatever type comes."""
+    assert refusal(**flags) == sentence
+
+
+def test_every_option_is_converted_or_refused_in_a_sentence() -> None:
+    """A value that no option takes is refused for each of them: none is left out of the checks."""
+    for name in HINTS:
+        with pytest.raises(SettingsError, match=" takes "):
+            load_settings(["invoices.csv"], environ={}, **{"env": "sandbox", name: {"an": "object"}})
+
+
+def test_kept_columns_are_split_at_commas_in_the_environment() -> None:
+    """A variable has one text, a file a list and the command line a flag for each column."""
+    assert load({"BATCHCANCEL_KEEP": " name, ,city "}).options.keep == ("name", "city")
+
+
+def test_the_formats_of_settings_and_manifest_are_the_same() -> None:
+    """Settings may not import manifest, so each has its own list: they must not drift apart."""
+    assert {one.name: one.value for one in ManifestFormat} == {one.name: one.value for one in Format}
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        pytest.param(
+            "concurency = 1",
+            "Unknown key of batchcancel.toml: 'concurency'; did you mean 'concurrency'?",
+            id="near",
+        ),
+        pytest.param("zebra = 1", "Unknown key of batchcancel.toml: 'zebra'.", id="far"),
+        pytest.param(
+            "max-attempts = 1",
+            "Unknown key of batchcancel.toml: 'max-attempts'; did you mean 'max_attempts'?",
+            id="as the flag",
+        ),
+        pytest.param(
+            "[profile.night]\nrat = 1",
+            "Unknown key of batchcancel.toml [profile.night]: 'rat'; did you mean 'rate'?",
+            id="in the profile",
+        ),
+        pytest.param("[production]\nrate = 1", "Unknown key of batchcancel.toml: 'production'.", id="table"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(config: str, sentence: str) -> None:
+    """A misspelt limit must not be a limit that is not there."""
+    write_config(config + "\n[profile.night.x]" * ("night" not in config))
+    assert refusal({"BATCHCANCEL_PROFILE": "night"}) == sentence
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
+    """The same for a caller in Python."""
+    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'; did you mean 'max_attempts'?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "end"),
+    [
+        ("BATCHCANCEL_SERVICE_PORT_HTTPS", "."),
+        ("BATCHCANCEL_ZEBRA", "."),
+        ("BATCHCANCEL_CONCURENCY", "; did you mean 'BATCHCANCEL_CONCURRENCY'?"),
+        ("BATCHCANCEL_RAT", "; did you mean 'BATCHCANCEL_RATE'?"),
+        ("BATCHCANCEL_LOGFILE", "; did you mean 'BATCHCANCEL_LOG_FILE'?"),
+    ],
+    ids=["far", "far, one word", "near", "near and short", "without its line"],
+)
+def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
+    """Kubernetes adds variables for a service of our name; only a warning, then.
+
+    The hint can be copied; the prefix that all variables share makes none of them near.
+    """
+    warning = f"{variable} is no option of batchcancel and is ignored{end}"
+    assert load({variable: "5", "OTHER": "5"}).warnings == (warning,)
+
+
+@pytest.mark.parametrize("place", ["variable", "top level", "profile"])
+def test_yes_is_refused_outside_the_command_line(place: str) -> None:
+    """Consent is given for one run at a time."""
+    environ = {"BATCHCANCEL_PROFILE": "night"}
+    match place:
+        case "variable":
+            environ = {"BATCHCANCEL_YES": "false"}
+        case "top level":
+            write_config("yes = false\n[profile.night]\n")
+        case _:
+            write_config("[profile.night]\nyes = true\n")
+    sentence = refusal(environ)
+    assert "yes" in sentence.lower()
+    assert sentence.endswith("say --yes on the command line.")
+
+
+def test_yes_is_taken_as_a_flag() -> None:
+    """On the command line, yes is yes."""
+    assert load(yes=True).options.yes is True
+    assert load().options.yes is False
+
+
+# --- the configuration file -----------------------------------------------------------------------
+
+
+def test_the_working_directory_comes_before_the_user_s_folder() -> None:
+    """Only the first file that is there is read."""
+    write_config("concurrency = 2", "home/.config/batchcancel/batchcancel.toml")
+    assert load().options.concurrency == 2
+    write_config("rate = 3")
+    settings = load()
+    assert (settings.options.concurrency, settings.options.rate) == (16, 3.0)
+
+
+def test_the_user_s_folder_is_where_xdg_says() -> None:
+    """XDG_CONFIG_HOME stands for the .config folder of the home."""
+    write_config("concurrency = 2", "home/.config/batchcancel/batchcancel.toml")
+    write_config("concurrency = 3", "xdg/batchcancel/batchcancel.toml")
+    assert load({"XDG_CONFIG_HOME": "xdg"}).options.concurrency == 3
+
+
+def test_an_environment_without_a_home_has_no_user_s_folder() -> None:
+    """A service may run as a user that has no home."""
+    assert load_settings(["invoices.csv"], environ={}, env="sandbox").sources == {"env": "--env"}
+
+
+def test_config_names_the_file_that_is_read() -> None:
+    """CONFIG comes before the usual places."""
+    write_config("concurrency = 2")
+    write_config("concurrency = 3", "other.toml")
+    assert load({"BATCHCANCEL_CONFIG": "other.toml"}).sources["concurrency"] == "other.toml: concurrency"
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "sentence"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_CONFIG": "gone.toml"},
+            None,
+            "BATCHCANCEL_CONFIG names gone.toml, which is no file.",
+            id="missing",
+        ),
+        pytest.param(
+            {"BATCHCANCEL_CONFIG": "c" * 300},
+            None,
+            f"{'c' * 300} can't be read: File name too long.",
+            id="unusable name",
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "night"},
+            None,
+            "There is no batchcancel.toml to take the profile 'night' from.",
+            id="profile without a file",
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "nigt"},
+            "[profile.night]\n",
+            "batchcancel.toml has no table [profile.nigt]; did you mean 'night'?",
+            id="profile that is not there",
+        ),
+        pytest.param(
+            {},
+            "profile = 'night'\n",
+            "batchcancel.toml: profile is for tables [profile.NAME]; "
+            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            id="profile chosen in the file",
+        ),
+        pytest.param(
+            {},
+            "[profile]\nrate = 5\n",
+            "batchcancel.toml: profile is for tables [profile.NAME]; "
+            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            id="key beside the profiles",
+        ),
+        pytest.param(
+            {},
+            "rate = \n",
+            "batchcancel.toml can't be read: Invalid value (at line 1, column 8).",
+            id="broken TOML",
+        ),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_refused(
+    environ: dict[str, str], config: str | None, sentence: str
+) -> None:
+    """Settings that somebody wrote down are never left out quietly."""
+    if config is not None:
+        write_config(config)
+    assert refusal(environ) == sentence
+
+
+def test_a_file_that_is_not_utf_8_is_refused() -> None:
+    """TOML is UTF-8."""
+    Path("batchcancel.toml").write_bytes(b"ref = '\xff'\n")
+    assert refusal() == "batchcancel.toml can't be read: it is not UTF-8."
+
+
+def test_a_file_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the system's, in words."""
+    write_config("rate = 1")
+
+    def forbid(self: Path, *, encoding: str) -> str:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", forbid)
+    assert refusal() == "batchcancel.toml can't be read: Permission denied."
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("manifest", "ledger"),
+    [
+        ("invoices.csv", "invoices.sandbox.ledger.jsonl"),
+        ("data/invoices.csv", "invoices.sandbox.ledger.jsonl"),
+        ("invoices.jsonl.gz", "invoices.sandbox.ledger.jsonl"),
+        ("INVOICES.CSV.GZ", "INVOICES.sandbox.ledger.jsonl"),
+        ("may.2026.csv", "may.2026.sandbox.ledger.jsonl"),
+        ("invoices", "invoices.sandbox.ledger.jsonl"),
+    ],
+)
+def test_the_ledger_is_named_after_the_manifest(manifest: str, ledger: str) -> None:
+    """The stem and the environment, in the working directory."""
+    assert load_settings([Path(manifest)], environ={}, env="sandbox").ledger == Path(ledger)
+
+
+@pytest.mark.parametrize("manifests", [["-"], ["a.csv", "b.csv"], ["a.csv", "-"], []], ids=str)
+def test_several_manifests_and_standard_input_need_a_ledger_by_name(manifests: list[str]) -> None:
+    """Nothing says which name it would be."""
+    with pytest.raises(SettingsError, match="Say where the results go with --ledger"):
+        load_settings(manifests, environ={}, env="sandbox")
+    settings = load_settings(manifests, environ={}, env="sandbox", ledger="some/l.jsonl")
+    assert (settings.ledger, settings.manifests) == (Path("some/l.jsonl"), tuple(manifests))
+
+
+@pytest.fixture
+def pipe() -> str:
+    """Make a named pipe, and a link to it, as a shell's <(...) may be."""
+    os.mkfifo("pipe.csv")
+    Path("link.csv").symlink_to("pipe.csv")
+    return "pipe.csv"
+
+
+@pytest.mark.parametrize("manifest", ["pipe.csv", "link.csv"])
+def test_a_pipe_needs_a_ledger_by_name(manifest: str, pipe: str) -> None:
+    """Its name says nothing of what comes through it, so a second run would not find the ledger."""
+    with pytest.raises(SettingsError, match="with --ledger: it is needed for standard input, for a pipe"):
+        load_settings([manifest], environ={}, env="sandbox")
+    assert load_settings([manifest], environ={}, env="sandbox", ledger="l.jsonl").ledger == Path("l.jsonl")
+
+
+def test_a_shell_s_pipe_needs_a_ledger_by_name() -> None:
+    """What <(...) hands over is a descriptor whose number differs from run to run."""
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(SettingsError, match="Say where the results go with --ledger"):
+            load_settings([f"/dev/fd/{reader}"], environ={}, env="sandbox")
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_manifest_that_can_not_be_looked_at_is_left_to_its_reader() -> None:
+    """Whether it is a pipe can't be told; the reader says what is wrong with it."""
+    name = "m" * 300
+    ledger = load_settings([f"{name}.csv"], environ={}, env="sandbox").ledger
+    assert ledger == Path(f"{name}.sandbox.ledger.jsonl")
+
+
+@pytest.fixture
+def same_file(elsewhere: Path) -> None:
+    """Lay out a manifest and a ledger that exist, and links to them."""
+    Path("invoices.csv").touch()
+    Path("l.jsonl").touch()
+    Path("folder").mkdir()
+    Path("to-manifest").symlink_to("invoices.csv")
+    Path("to-ledger").symlink_to(elsewhere / "l.jsonl")
+    Path("to-default-ledger").symlink_to("invoices.sandbox.ledger.jsonl")
+    Path("to-folder").symlink_to(".", target_is_directory=True)
+
+
+LOG_ON_IT: list[tuple[list[str], str | None, str]] = [
+    (["invoices.csv"], None, "invoices.csv"),
+    (["invoices.csv"], None, "./folder/../invoices.csv"),
+    (["invoices.csv"], None, "{here}/invoices.csv"),
+    (["invoices.csv"], None, "to-manifest"),
+    (["invoices.csv"], None, "to-folder/invoices.csv"),
+    (["to-manifest"], None, "invoices.csv"),
+    (["{here}/invoices.csv"], None, "invoices.csv"),
+    (["other.csv", "invoices.csv"], "l.jsonl", "to-manifest"),
+    (["invoices.csv"], "l.jsonl", "l.jsonl"),
+    (["invoices.csv"], "l.jsonl", "./l.jsonl"),
+    (["invoices.csv"], "l.jsonl", "to-ledger"),
+    (["invoices.csv"], "to-ledger", "{here}/l.jsonl"),
+    (["-"], "l.jsonl", "l.jsonl"),
+    (["invoices.csv"], None, "invoices.sandbox.ledger.jsonl"),
+    (["invoices.csv"], None, "to-default-ledger"),
+]
+
+
+@pytest.mark.parametrize(
+    ("manifests", "ledger", "log_file"),
+    LOG_ON_IT,
+    ids=[f"{' '.join(manifests)} {ledger}: {log_file}" for manifests, ledger, log_file in LOG_ON_IT],
+)
+@pytest.mark.parametrize("source", ["flag", "variable", "key"])
+def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
+    source: str, manifests: list[str], ledger: str | None, log_file: str, same_file: None, elsewhere: Path
+) -> None:
+    """Log lines would damage the record of the money; the file counts, whatever path leads to it."""
+    manifests = [manifest.format(here=elsewhere) for manifest in manifests]
+    log_file = log_file.format(here=elsewhere)
+    environ: dict[str, str] = {}
+    flags: dict[str, Any] = {"env": "sandbox", "ledger": ledger}
+    match source:
+        case "flag":
+            flags["log_file"] = log_file
+        case "variable":
+            environ["BATCHCANCEL_LOG_FILE"] = log_file
+        case _:
+            write_config(f'log_file = "{log_file}"')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(manifests, environ=environ, **flags)
+    assert str(caught.value) == f"The log can't go to {log_file}: it is the ledger or a manifest."
+
+
+@pytest.mark.parametrize(
+    ("ledger", "log_file"),
+    [
+        (None, "run.log"),
+        (None, "folder/invoices.csv"),
+        (None, "l.jsonl"),
+        ("l.jsonl", "invoices.sandbox.ledger.jsonl"),
+    ],
+    ids=["a file of its own", "same name elsewhere", "not this run's ledger", "not the ledger's default"],
+)
+def test_a_log_of_its_own_is_taken(ledger: str | None, log_file: str, same_file: None) -> None:
+    """Only the files of this run are kept apart."""
+    assert load(ledger=ledger, log_file=log_file).options.log_file == log_file
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        pytest.param({"env": "sandbox"}, None, id="simulator"),
+        pytest.param({"env": "sandbox", "base_url": "http://[::1]:80"}, None, id="loopback"),
+        pytest.param({"env": "test"}, 20.0, id="test"),
+        pytest.param({"env": "production"}, 20.0, id="production"),
+        pytest.param({"env": "production", "rate": "35"}, 35.0, id="said"),
+        pytest.param({"env": "sandbox", "rate": 5}, 5.0, id="said, simulator"),
+    ],
+)
+def test_the_rate_is_limited_everywhere_but_on_loopback(flags: dict[str, object], rate: float | None) -> None:
+    """20 a second unless told; the machine's own loopback has no limit."""
+    assert load(CREDENTIALS, **flags).rate == rate
+
+
+def test_the_record_shows_what_was_given_and_nothing_secret() -> None:
+    """Options at their defaults are left out; secrets and proxies always are."""
+    environ = {**CREDENTIALS, "BATCHCANCEL_PROXY": "http://u:p@proxy"}
+    record = load(environ, env="test", keep=["a"], log_level="debug").for_the_record()
+    assert record == {
+        "merchant_id": "merchant",
+        "key_id": "key",
+        "env": "test",
+        "keep": ("a",),
+        "log_level": "debug",
+    }
+
+
+def test_every_default_is_the_documented_one() -> None:
+    """Defaults are a contract."""
+    options = Options()
+    defaults = {name: getattr(options, name) for name in Options.__struct_fields__}
+    assert {name: value for name, value in defaults.items() if value is not None} == {
+        "encoding": "utf-8",
+        "keep": (),
+        "concurrency": 16,
+        "timeout": 30.0,
+        "max_attempts": 5,
+        "max_outage": 600.0,
+        "yes": False,
+        "json": False,
+        "progress": "auto",
+        "log_format": "console",
+        "log_level": "warning",
+        "auth": "jwt",
+    }
