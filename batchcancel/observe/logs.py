@@ -1,0 +1,141 @@
+"""The log: structlog, one line an event, on standard error or in a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from batchcancel.model import (
+    ClockSet,
+    Event,
+    GroupCommitted,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
+    RequestFinished,
+    RetryScheduled,
+    StopRequested,
+)
+
+
+class Log:
+    """A listener that writes a line for each event that is important enough; see ``open_log``."""
+
+    def __init__(self, lines: _Lines, logger: Any) -> None:  # noqa: ANN401 - structlog's own type is Any
+        self._lines = lines
+        self._logger = logger
+
+    def __call__(self, event: Event) -> None:
+        """Write the event's line."""
+        _write(self._logger, event)
+
+    def close(self) -> None:
+        """Close the log's file, if it has one; every line is in it already."""
+        self._lines.close()
+
+
+def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
+    """Set up the log and return the listener that writes to it, to be closed by the caller.
+
+    Args:
+        level: The least important line that is written: ``debug``, ``info``, ``warning``, ``error``.
+        as_json: One JSON object a line; otherwise for people, in colour on a terminal only.
+        path: A file to append to, made with mode 0600; None is standard error.
+
+    Raises:
+        OSError: The file can't be opened.
+    """
+    stream = None if path is None else _open_private(path)
+    lines = _Lines(stream)
+    logger = structlog.wrap_logger(
+        lines,
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer()
+            if as_json
+            else structlog.dev.ConsoleRenderer(colors=_wants_colour(stream or sys.stderr)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        context_class=dict,
+    )
+    return Log(lines, logger)
+
+
+class _Lines:
+    """Write finished lines; to the standard error of the moment, so that a live bar can step aside."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        stream = self._stream or sys.stderr
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except ValueError as exc:  # Python itself has closed the stream
+            raise OSError("the log's stream is closed") from exc
+
+    debug = info = warning = error = msg
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _open_private(path: Path) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own type is Any
+    match event:
+        case RequestFinished():
+            log.debug(
+                "request.finished",
+                kind=event.kind.value,
+                invoice_id=event.invoice_id,
+                http_status=event.http_status,
+                failure=event.failure,
+                latency_ms=round(event.latency_ms, 1),
+                correlation_id=event.correlation_id,
+            )
+        case RetryScheduled():
+            log.info(
+                "retry.scheduled",
+                kind=event.kind.value,
+                invoice_id=event.invoice_id,
+                wait_s=round(event.wait_s, 2),
+            )
+        case PauseStarted():
+            level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
+            log.log(
+                level,
+                "pause.started",
+                cause=event.cause.value,
+                wait_s=event.wait_s,
+                last_failure=event.last_failure,
+            )
+        case PauseEnded():
+            level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
+            log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))
+        case ClockSet():
+            log.warning("clock.set", offset_s=round(event.offset_s, 1), hint="this machine's clock is off")
+        case GroupCommitted():
+            log.debug(
+                "group.committed",
+                results=len(event.results),
+                size_bytes=event.size_bytes,
+                sync_ms=round(event.sync_s * 1000, 1),
+            )
+        case StopRequested():
+            log.info("stop.requested", why=event.why)

@@ -1,0 +1,507 @@
+"""Watching a run: the log, the progress, and that neither can end it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pty
+import stat
+import sys
+import tty
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from batchcancel.model import (
+    ClockSet,
+    Event,
+    GroupCommitted,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
+    Reason,
+    RequestFinished,
+    RequestKind,
+    ResolvedBy,
+    Result,
+    RetryScheduled,
+    StopRequested,
+)
+from batchcancel.observe import Broadcast
+from batchcancel.observe.logs import Log, open_log
+from batchcancel.observe.progress import show_progress
+from batchcancel.settings import Progress
+
+InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
+
+
+def committed(*reasons: Reason) -> GroupCommitted:
+    """Build a group of results."""
+    results = tuple(
+        Result(
+            row=row,
+            invoice_id=str(row),
+            outcome=reason.outcome,
+            reason=reason,
+            resolved_by=ResolvedBy.RESPONSE,
+            at="2026-11-22T00:00:00.000Z",
+        )
+        for row, reason in enumerate(reasons, start=1)
+    )
+    return GroupCommitted(results=results, size_bytes=512, sync_s=0.00123)
+
+
+STOP = StopRequested(why="SIGTERM")
+OUTAGE = PauseStarted(cause=PauseCause.OUTAGE, wait_s=None, last_failure="connection refused")
+LINES: list[tuple[Event, dict[str, object]]] = [
+    (
+        RequestFinished(
+            kind=RequestKind.CANCEL,
+            invoice_id="2675",
+            http_status=200,
+            failure=None,
+            latency_ms=118.249,
+            correlation_id="c-1",
+        ),
+        {
+            "event": "request.finished",
+            "level": "debug",
+            "kind": "cancel",
+            "invoice_id": "2675",
+            "http_status": 200,
+            "failure": None,
+            "latency_ms": 118.2,
+            "correlation_id": "c-1",
+        },
+    ),
+    (
+        RetryScheduled(invoice_id="2675", kind=RequestKind.LOOK_UP, wait_s=1.2345),
+        {
+            "event": "retry.scheduled",
+            "level": "info",
+            "invoice_id": "2675",
+            "kind": "look_up",
+            "wait_s": 1.23,
+        },
+    ),
+    (
+        PauseStarted(cause=PauseCause.RATE_LIMITED, wait_s=None),
+        {
+            "event": "pause.started",
+            "level": "info",
+            "cause": "rate_limited",
+            "wait_s": None,
+            "last_failure": None,
+        },
+    ),
+    (
+        PauseStarted(cause=PauseCause.KEY_IN_DOUBT, wait_s=2.5, last_failure="401"),
+        {
+            "event": "pause.started",
+            "level": "info",
+            "cause": "key_in_doubt",
+            "wait_s": 2.5,
+            "last_failure": "401",
+        },
+    ),
+    (
+        OUTAGE,
+        {
+            "event": "pause.started",
+            "level": "warning",
+            "cause": "outage",
+            "wait_s": None,
+            "last_failure": "connection refused",
+        },
+    ),
+    (
+        PauseEnded(cause=PauseCause.RATE_LIMITED, lasted_s=1.006),
+        {"event": "pause.ended", "level": "info", "cause": "rate_limited", "lasted_s": 1.01},
+    ),
+    (
+        PauseEnded(cause=PauseCause.OUTAGE, lasted_s=3.14159),
+        {"event": "pause.ended", "level": "warning", "cause": "outage", "lasted_s": 3.14},
+    ),
+    (
+        ClockSet(offset_s=-61.04),
+        {
+            "event": "clock.set",
+            "level": "warning",
+            "offset_s": -61.0,
+            "hint": "this machine's clock is off",
+        },
+    ),
+    (
+        committed(Reason.CANCELED, Reason.PAID),
+        {"event": "group.committed", "level": "debug", "results": 2, "size_bytes": 512, "sync_ms": 1.2},
+    ),
+    (STOP, {"event": "stop.requested", "level": "info", "why": "SIGTERM"}),
+]
+IDS = [" ".join(str(fields[key]) for key in ("event", "cause") if key in fields) for _, fields in LINES]
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def test_every_event_has_a_line_here() -> None:
+    """A new event fails this test until its line is decided."""
+    assert {type(event) for event, _ in LINES} == set(Event.__args__)
+
+
+@pytest.mark.parametrize(("event", "fields"), LINES, ids=IDS)
+def test_an_event_becomes_one_json_object(
+    event: Event, fields: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The keys are a contract with log pipelines."""
+    open_log(level="debug", as_json=True, path=None)(event)
+    text = capsys.readouterr().err
+    line = json.loads(text)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == fields
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(("event", "fields"), LINES, ids=IDS)
+def test_an_event_becomes_one_line_for_people(
+    event: Event, fields: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Level, name and fields, without colour where there is no terminal."""
+    open_log(level="debug", as_json=False, path=None)(event)
+    line = capsys.readouterr().err
+    assert f"[{fields['level']}" in line
+    assert str(fields["event"]) in line
+    assert all(f"{name}=" in line for name in fields.keys() - {"event", "level"})
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
+def test_nothing_below_the_level_is_written(
+    level: str, *, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each event is written at its level and at all that show more."""
+    log = open_log(level=level, as_json=as_json, path=None)
+    for event, _ in LINES:
+        log(event)
+    shown = LEVELS[LEVELS.index(level) :]
+    expected = [str(fields["event"]) for _, fields in LINES if fields["level"] in shown]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(expected)
+    assert all(name in line for name, line in zip(expected, lines, strict=True))
+
+
+@pytest.mark.parametrize("cause", PauseCause)
+def test_only_an_outage_is_worth_a_warning(cause: PauseCause, capsys: pytest.CaptureFixture[str]) -> None:
+    """A service that asks for patience is everyday; at the default level nobody is woken for it."""
+    log = open_log(level="warning", as_json=True, path=None)
+    log(PauseStarted(cause=cause, wait_s=1.0))
+    log(PauseEnded(cause=cause, lasted_s=1.0))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["cause"]) for line in lines] == (
+        [("pause.started", "outage"), ("pause.ended", "outage")] if cause is PauseCause.OUTAGE else []
+    )
+
+
+def test_the_log_s_file_is_private_and_appended_to(tmp_path: Path) -> None:
+    """Invoice ids are nobody else's business, and earlier runs stay; every line is there at once."""
+    path = tmp_path / "run.log"
+    for count in (1, 2):
+        log = open_log(level="warning", as_json=True, path=path)
+        log(OUTAGE)
+        assert path.read_text(encoding="utf-8").count("pause.started") == count
+        log.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_log_s_file_that_can_not_be_opened_is_an_error(tmp_path: Path) -> None:
+    """The caller hears of it before the run begins."""
+    with pytest.raises(FileNotFoundError):
+        open_log(level="warning", as_json=True, path=tmp_path / "gone" / "run.log")
+
+
+def test_text_that_is_no_unicode_can_be_logged(tmp_path: Path) -> None:
+    """A file name on Linux may be any bytes; a line about it must not end the run."""
+    log = open_log(level="info", as_json=False, path=tmp_path / "run.log")
+    log(StopRequested(why="manifest-\udcff.csv"))
+    log.close()
+    assert "manifest-\\udcff.csv" in (tmp_path / "run.log").read_text(encoding="utf-8")
+
+
+def test_the_log_goes_to_the_standard_error_of_the_moment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bar replaces it for a while, so that lines don't cut through it."""
+    log = open_log(level="warning", as_json=True, path=None)
+    other = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", other)
+    log(OUTAGE)
+    log.close()
+    assert capsys.readouterr().err == ""
+    assert "pause.started" in other.getvalue()
+
+
+@pytest.mark.parametrize(("no_color", "has_colour"), [("", True), ("1", False)], ids=["colour", "NO_COLOR"])
+def test_colour_is_for_terminals_without_no_color(
+    no_color: str, *, has_colour: bool, terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_COLOR is honoured."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys, "stderr", terminal[1])
+    open_log(level="warning", as_json=False, path=None)(OUTAGE)
+    assert ("\x1b[" in terminal[0].read()) is has_colour
+
+
+# --- many listeners -------------------------------------------------------------------------------
+
+
+def test_every_listener_hears_every_event_in_order() -> None:
+    """In the order in which they joined; one that joins late hears what follows."""
+    heard: list[tuple[str, Event]] = []
+    broadcast = Broadcast(lambda event: heard.append(("first", event)))
+    broadcast(STOP)
+    broadcast.add(lambda event: heard.append(("second", event)))
+    broadcast(STOP)
+    assert heard == [("first", STOP), ("first", STOP), ("second", STOP)]
+
+
+def broken_pipe() -> TextIO:
+    """Open a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+def full_disk() -> TextIO:
+    """Open a device that has no room."""
+    return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123 - by the name that people know
+
+
+def closed() -> TextIO:
+    """Close a stream that Python holds."""
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.fixture(params=[broken_pipe, full_disk, closed], ids=lambda one: one.__name__)
+def gone(request: pytest.FixtureRequest) -> Iterator[TextIO]:
+    """Give a stream that takes nothing."""
+    stream: TextIO = request.param()
+    yield stream
+    with suppress(OSError):
+        stream.close()
+
+
+def test_a_listener_whose_stream_is_gone_is_dropped(gone: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others hear on, and the run never hears of it."""
+    monkeypatch.setattr(sys, "stderr", gone)
+    heard: list[Event] = []
+    calls: list[Event] = []
+    log = open_log(level="debug", as_json=True, path=None)
+
+    def watch(event: Event) -> None:
+        calls.append(event)
+        log(event)
+
+    broadcast = Broadcast(watch, heard.append)
+    broadcast(STOP)
+    broadcast(STOP)
+    assert (calls, heard) == ([STOP], [STOP, STOP])
+
+
+def test_a_log_whose_stream_is_gone_says_so_as_the_system_does(
+    gone: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OSError whoever closed the stream: it is told apart from a defect by its type alone."""
+    monkeypatch.setattr(sys, "stderr", gone)
+    log = open_log(level="debug", as_json=True, path=None)
+    with pytest.raises(OSError, match=r"Broken pipe|No space left|the log's stream is closed"):
+        log(STOP)
+
+
+def test_a_log_that_was_closed_takes_no_more_lines(tmp_path: Path) -> None:
+    """An event after the end is an OSError with its cause, and the file stays as it was."""
+    path = tmp_path / "run.log"
+    log = open_log(level="debug", as_json=True, path=path)
+    log.close()
+    with pytest.raises(OSError, match="the log's stream is closed") as caught:
+        log(STOP)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("defect", [KeyError, ValueError, UnicodeError], ids=lambda one: one.__name__)
+def test_a_defect_in_a_listener_is_not_hidden(defect: type[Exception]) -> None:
+    """Only streams may fail quietly, and the listener stays: the next event shows the defect again."""
+
+    def fail(_event: Event) -> None:
+        raise defect("a defect")
+
+    broadcast = Broadcast(fail)
+    for _ in range(2):
+        with pytest.raises(defect, match="a defect"):
+            broadcast(STOP)
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+GROUP = committed(Reason.CANCELED, Reason.CANCELED, Reason.PAID, Reason.UNKNOWN)
+
+
+@pytest.fixture
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the rate be taken over the loop's virtual time."""
+    monkeypatch.setattr("batchcancel.observe.progress.monotonic", lambda: asyncio.get_running_loop().time())
+
+
+def watch(kind: str, *, for_s: float) -> Coroutine[Any, Any, None]:
+    """Show the progress of a run that commits one group and goes on for some time."""
+
+    async def run() -> None:
+        async with show_progress(kind, total=1500) as listener:
+            listener(GROUP)
+            listener(STOP)
+            await asyncio.sleep(for_s)
+
+    return run()
+
+
+@pytest.mark.parametrize("kind", ["plain", "auto"])
+def test_plain_progress_is_a_line_every_half_minute(
+    kind: str, capsys: pytest.CaptureFixture[str], no_time: None, in_virtual_time: InVirtualTime
+) -> None:
+    """Without a terminal, auto is plain; the line has all four outcomes."""
+    in_virtual_time(watch(kind, for_s=61))
+    first, second = capsys.readouterr().err.splitlines()
+    what = "4 of 1,500 invoices: 2 canceled, 1 already paid, 0 partially paid, 1 error"
+    assert (first, second) == (f"{what}; 0.1 a second", f"{what}; 0.1 a second")
+
+
+def test_a_short_run_has_no_plain_progress(
+    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """The summary says it all."""
+    in_virtual_time(watch("plain", for_s=29))
+    assert capsys.readouterr().err == ""
+
+
+def test_json_progress_is_an_object_a_second_and_a_last_one(
+    capsys: pytest.CaptureFixture[str], no_time: None, in_virtual_time: InVirtualTime
+) -> None:
+    """The last one is there however short the run was."""
+    in_virtual_time(watch("json", for_s=2.5))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line.pop("invoices_per_s") for line in lines] == [4.0, 2.0, 1.6]
+    assert (
+        lines
+        == [{"done": 4, "total": 1500, "canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 1}] * 3
+    )
+
+
+def test_no_progress_is_silent(capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime) -> None:
+    """Events are taken all the same."""
+    in_virtual_time(watch("none", for_s=600))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["loud", "", "NONE"], ids=repr)
+async def test_an_unknown_kind_of_progress_is_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt kind must not be silence that nobody asked for."""
+    with pytest.raises(ValueError, match=f"there is no way called {kind!r} to show progress"):
+        await show_progress(kind, total=1).__aenter__()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", Progress)
+async def test_every_kind_that_the_settings_take_is_known(
+    kind: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings have a list of their own: the two must not drift apart."""
+    async with show_progress(kind.value, total=4) as listener:
+        listener(GROUP)
+    assert capsys.readouterr().out == "", "standard output carries results only"
+
+
+@pytest.mark.parametrize("kind", ["plain", "json", "bar", "none"])
+def test_progress_that_nobody_can_read_ends_no_run(
+    kind: str, gone: TextIO, in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed pipe, a full disk, a closed stream: the run goes on, and so does its standard output."""
+    monkeypatch.setattr(sys, "stderr", gone)
+    before = os.fstat(1).st_ino
+    in_virtual_time(watch(kind, for_s=61))
+    assert os.fstat(1).st_ino == before
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TextIO, TextIO]]:
+    """Open a pseudo terminal; give the end that a person looks at, and the end that a program writes to."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    watcher, shown = pty.openpty()
+    tty.setraw(shown)
+    os.set_blocking(watcher, False)
+    with os.fdopen(watcher, "r", encoding="utf-8") as looks, open_terminal(shown) as writes:
+        yield looks, writes
+
+
+@contextmanager
+def open_terminal(descriptor: int) -> Iterator[TextIO]:
+    """Open a terminal to write to; it may be gone when it is closed."""
+    stream = os.fdopen(descriptor, "w", encoding="utf-8")
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+@pytest.mark.parametrize("kind", ["bar", "auto"])
+async def test_a_terminal_shows_a_bar_and_lines_above_it(
+    kind: str, terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Auto is a bar there; what others write meanwhile stays readable."""
+    looks, writes = terminal
+    stdout = sys.stdout
+    monkeypatch.setattr(sys, "stderr", writes)
+    clock = chain([100.0], repeat(101.25))
+    monkeypatch.setattr("batchcancel.observe.progress.monotonic", lambda: next(clock))
+    async with show_progress(kind, total=1500) as listener:
+        listener(GROUP)
+        listener(STOP)
+        sys.stderr.write("a warning\n")
+        assert sys.stdout is stdout, "standard output carries results only"
+    shown = looks.read()
+    assert "a warning" in shown
+    assert "4/1500" in shown
+    assert "errors 1, 3.2/s" in shown
+
+
+async def test_a_terminal_that_is_closed_ends_no_run(
+    terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window is closed while the bar is up: taking it down fails quietly."""
+    looks, writes = terminal
+    monkeypatch.setattr(sys, "stderr", writes)
+    async with show_progress("bar", total=1500) as listener:
+        looks.close()
+        listener(GROUP)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(writes.fileno(), b"x")
+    assert sys.stderr is writes
+
+
+def test_a_log_is_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
+    """It can be handed to a broadcast as it is."""
+    log = open_log(level="info", as_json=True, path=None)
+    assert isinstance(log, Log)
+    Broadcast(log)(STOP)
+    assert "SIGTERM" in capsys.readouterr().err
