@@ -1,0 +1,185 @@
+"""One run on the command line: what it says, what it asks, and how signals end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from batchcancel.cli import exit_codes, say
+from batchcancel.errors import SettingsError
+from batchcancel.gates import check_typed_count, needs_typed_count
+from batchcancel.job import Job
+from batchcancel.model import RunState, RunSummary
+from batchcancel.observe import Broadcast
+from batchcancel.observe.logs import Log, open_log
+from batchcancel.observe.progress import show_progress
+from batchcancel.pipeline import DRAIN_S
+from batchcancel.report import mask, summary_json, summary_text
+from batchcancel.settings import Environment, LogFormat, Settings
+
+_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while nothing was being sent."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+def run_job(settings: Settings) -> int:
+    """Run a job to its end, show it to a person, and return the exit code.
+
+    Raises:
+        BatchCancelError: The run could not begin, or its ledger failed.
+        Interrupted: A signal came before anything was sent.
+    """
+    with _signals_raise():
+        return asyncio.run(_run_job(settings))
+
+
+async def _run_job(settings: Settings) -> int:
+    with closing(_open_log(settings)) as log:
+        watchers = Broadcast(log)
+        async with Job(settings, on_event=watchers) as job:
+            if job.has_rows:
+                _say_what_is_ahead(job)
+                _say_what_is_torn(job)
+                _confirm(job)
+            async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
+                watchers.add(progress)
+                with _signals_stop(job) as received:
+                    summary = await job.run()
+    code = exit_codes.of_summary(summary, signum=received[0] if received else None)
+    _write_result(summary, as_json=settings.options.json, exit_code=code)
+    return code
+
+
+def _open_log(settings: Settings) -> Log:
+    options = settings.options
+    try:
+        return open_log(
+            level=options.log_level,
+            as_json=options.log_format is LogFormat.JSON,
+            path=Path(options.log_file) if options.log_file else None,
+        )
+    except OSError as exc:
+        raise SettingsError(f"The log file {options.log_file} can't be written: {exc.strerror}.") from exc
+
+
+def _say_what_is_ahead(job: Job) -> None:
+    check, settings = job.check, job.settings
+    notes = [
+        f"{count:,} {what}"
+        for count, what in (
+            (check.distinct + check.invalid - check.to_settle, "settled earlier"),
+            (check.to_settle - check.open, "with an invalid id"),
+            (check.duplicates, "repeated"),
+        )
+        if count
+    ]
+    say(
+        f"batchcancel {version('batchcancel')}: {check.open:,} invoices to cancel, of {check.rows:,} rows"
+        + (f" ({', '.join(notes)})" if notes else "")
+        + f", at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}, "
+        f"ledger {settings.ledger}"
+    )
+
+
+def _say_what_is_torn(job: Job) -> None:
+    if job.torn_bytes:
+        say(
+            f"Note: the ledger's last write is unfinished. Its {job.torn_bytes} bytes are cut off and kept "
+            f"in {job.settings.ledger}.torn; what they were about is asked again.",
+            fg="yellow",
+        )
+
+
+def _confirm(job: Job) -> None:
+    """Have a person type the number of invoices, where that is asked for.
+
+    Raises:
+        GateRefusedError: It was not typed, or nobody could be asked.
+    """
+    if not job.check.open:
+        return
+    if needs_typed_count(
+        is_production=job.settings.environment is Environment.PRODUCTION,
+        yes=job.settings.options.yes,
+        has_terminal=sys.stdin.isatty() and sys.stderr.isatty(),
+    ):
+        say("Canceling can't be undone.", fg="yellow")
+        click.echo(f"Type the number of invoices ({job.check.open}) to go on: ", nl=False, err=True)
+        check_typed_count(sys.stdin.readline(), expected=job.check.open)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Make each signal that ends a run raise; one that is ignored (nohup) stays ignored."""
+
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    for signum, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signum, interrupt)
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _signals_stop(job: Job) -> Iterator[list[int]]:
+    """Make each signal stop the job, and a second one abort it; collect those that came."""
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def stop(signum: int) -> None:
+        received.append(signum)
+        name = signal.Signals(signum).name
+        say(
+            f"{name}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
+            if len(received) == 1
+            else f"{name}: stopping at once.",
+            fg="yellow",
+        )
+        job.stop(name)
+
+    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    for signum, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            loop.add_signal_handler(signum, stop, signum)
+    try:
+        yield received
+    finally:
+        for signum, handler in previous.items():
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, handler)
+
+
+def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:
+    """Write the summary to standard output; if that can't be written, the run is none the worse."""
+    if summary.state is RunState.STOPPED:
+        say(f"Stopped: {summary.why}", fg="red")
+    text = summary_json(summary, exit_code=exit_code).decode() + "\n" if as_json else summary_text(summary)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        if not isinstance(exc, BrokenPipeError):
+            say(f"Warning: the summary can't be written: {exc.strerror}. The ledger has it all.", fg="yellow")
+        # The interpreter would complain once more when it flushes at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
