@@ -164,7 +164,13 @@ def _ledger(manifests: tuple[str, ...], options: Options, environment: Environme
 
 def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
     """Refuse a log file that is a manifest or the ledger: log lines would be appended to it."""
-    if options.log_file is not None and os.path.realpath(options.log_file) in map(os.path.realpath, others):
+    if options.log_file is None:
+        return
+    try:
+        is_other = os.path.realpath(options.log_file) in map(os.path.realpath, others)
+    except ValueError:
+        raise SettingsError("A path holds a NUL character.") from None
+    if is_other:
         raise SettingsError(f"The log can't go to {options.log_file}: it is the ledger or a manifest.")
 
 

@@ -617,3 +617,9 @@ def test_every_default_is_the_documented_one() -> None:
         "log_level": "warning",
         "auth": "jwt",
     }
+
+
+def test_a_path_that_no_system_takes_is_a_mistake_of_the_user() -> None:
+    """A NUL can only come from a file or a caller in Python; it is no defect."""
+    with pytest.raises(SettingsError, match="NUL"):
+        load(env="sandbox", log_file="run\0.log")
