@@ -178,11 +178,12 @@ class Job:
         try:
             state, why = await self._work(record)
         except LedgerFaultError:
-            raise
+            raise  # there is nothing left to write an end to
         except asyncio.CancelledError:
             await self._end(RunState.INTERRUPTED, None)
             raise
         except Exception:
+            # Swallows nothing: whatever the defect is, the ledger is closed first, then it comes out.
             await self._end(RunState.STOPPED, "a defect in the program")
             raise
         tally = self._tally()
