@@ -12,6 +12,8 @@
     │   ├── CredentialsRefusedError the service refuses the key
     │   ├── HostUntrustedError      the TLS certificate is untrusted or for another name
     │   ├── OutageTooLongError      no good reply for longer than allowed
+    │   ├── ThresholdExceededError  too many errors, or too many invoices of a wrong export
+    │   ├── CanaryFailedError       the first few were not as their replies said
     │   └── ManifestChangedError    the manifest changed between check and run
     ├── LedgerInUseError            another run holds the ledger
     ├── LedgerFaultError            the ledger can't be written, or is damaged
@@ -68,6 +70,14 @@ class HostUntrustedError(SafetyStopError):
 
 class OutageTooLongError(SafetyStopError):
     """No good reply came for longer than ``--max-outage`` allows."""
+
+
+class ThresholdExceededError(SafetyStopError):
+    """More rows ended badly than ``--max-errors``, ``--max-error-rate`` or ``--max-mismatch`` allow."""
+
+
+class CanaryFailedError(SafetyStopError):
+    """One of the invoices that ``--canary`` tries first did not become what its reply said."""
 
 
 class ManifestChangedError(SafetyStopError):

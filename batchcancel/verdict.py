@@ -11,12 +11,15 @@ client raises ``HostUntrustedError`` and the run stops.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Final
 
 from msgspec import Struct
 
 from batchcancel.errors import NotSentError, TransportError
-from batchcancel.model import Invoice, Reason, Reply, RequestKind, ResolvedBy
+from batchcancel.model import Invoice, MatchField, Reason, Reply, RequestKind, ResolvedBy
 
 Answer = Reply | TransportError
 """What came back for one request: a reply, or the failure that stands in its place."""
@@ -24,6 +27,8 @@ Answer = Reply | TransportError
 _STILL_OPEN: Final = frozenset({"DRAFT", "CREATED", "SENT"})
 _SETTLED: Final = {"PAID": Reason.PAID, "PARTIAL": Reason.PARTIAL}
 _PENDING_LOOKUPS_AFTER_S: Final = (2.0, 10.0)
+_PLAIN_AMOUNT: Final = re.compile(r"-?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,9})(?:\.[0-9]{1,32})?")
+"""An amount as spreadsheets write it; commas only between groups of three digits."""
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -53,6 +58,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Look-ups that said PENDING so far, this one not counted."""
     ledger_began_at: float | None = None
     """When the ledger's first run began: Unix seconds on the service's clock."""
+    is_canary: bool = False
+    """Whether a cancelation counts only once a look-up has confirmed it."""
+    unconfirmed: bool = False
+    """Whether a canary's cancelation was accepted and is to be confirmed."""
+    to_match: Mapping[MatchField, str] | None = None
+    """What the invoice has to be like before anything is sent; None once it was found so."""
 
 
 class Settle(Struct, frozen=True):
@@ -134,6 +145,8 @@ def judge_post(answer: Answer, facts: Facts) -> Decision:
     """
     match answer:
         case _ if is_canceled(answer, facts.invoice_id):
+            if facts.is_canary:
+                return Send(RequestKind.LOOK_UP)
             return Settle(Reason.CANCELED, ResolvedBy.RESPONSE)
         case NotSentError():
             return _post_again(facts, otherwise=Reason.NETWORK)
@@ -163,6 +176,8 @@ def judge_lookup(answer: Answer, facts: Facts) -> Decision:
             return SignAfresh(RequestKind.LOOK_UP)
         case Reply(http_status=401 | 407):
             return AskKey(then=_look_up(None, facts, otherwise=Reason.REFUSED))
+        case _ if facts.unconfirmed:
+            return _confirm(answer, facts)
         case Reply(http_status=400 | 403):
             return AskKey(then=_give_up(facts, Reason.REFUSED, ResolvedBy.LOOKUP))
         case Reply(http_status=404, is_object=True):
@@ -170,10 +185,50 @@ def judge_lookup(answer: Answer, facts: Facts) -> Decision:
         case Reply(is_success=True, is_object=True, invoice=Invoice(status=str(status))) if status:
             return _judge_status(answer, status, facts)
         case _:
-            return _look_up(None, facts)
+            return _look_up(None, facts, otherwise=_silence(answer, facts))
+
+
+def is_match(invoice: Invoice, wanted: Mapping[MatchField, str]) -> bool:
+    """Tell whether an invoice is what the manifest says of it.
+
+    What either side lacks, or what can't be read as what it should be, matches nothing.
+
+    Args:
+        invoice: As a look-up read it.
+        wanted: Text of the manifest's cells. A total is compared as a number, ``1,234.50`` being
+            1234.5; a currency in any case; a date as ``2019-07-11``.
+    """
+    return all(_is_like(field, text.strip(), invoice) for field, text in wanted.items())
+
+
+def _is_like(field: MatchField, text: str, invoice: Invoice) -> bool:
+    match field:
+        case MatchField.TOTAL:
+            is_amount = _PLAIN_AMOUNT.fullmatch(text) and invoice.amount is not None
+            return bool(is_amount) and Decimal(text.replace(",", "")) == Decimal(invoice.amount or 0)
+        case MatchField.CURRENCY:
+            return text.upper() == invoice.currency
+        case MatchField.DUE_DATE:
+            return text == invoice.due_date
+
+
+def _confirm(answer: Answer, facts: Facts) -> Decision:
+    """Hold a canary's cancelation against the invoice's own status; a contradiction is ``unknown``."""
+    if isinstance(answer, Reply) and answer.is_success and answer.invoice.status == "CANCELED":
+        return Settle(Reason.CANCELED, ResolvedBy.LOOKUP)
+    return _look_up(None, facts)
+
+
+def _silence(answer: Answer, facts: Facts) -> Reason:
+    """Name a look-up without an answer: where no POST ever left, nothing can have been done."""
+    if facts.posted or facts.doubted_earlier:
+        return Reason.UNKNOWN
+    return Reason.NETWORK if isinstance(answer, TransportError) else Reason.SERVER_ERROR
 
 
 def _judge_status(reply: Reply, status: str, facts: Facts) -> Decision:
+    if facts.to_match and not is_match(reply.invoice, facts.to_match):
+        return Settle(Reason.MISMATCH, ResolvedBy.LOOKUP)
     if status in _SETTLED:
         return Settle(_SETTLED[status], ResolvedBy.LOOKUP)
     if status == "CANCELED":
@@ -231,6 +286,6 @@ def _throttled(kind: RequestKind, facts: Facts) -> Settle | Send:
 
 def _give_up(facts: Facts, reason: Reason, resolved_by: ResolvedBy | None) -> Settle:
     """Write an open error; ``unknown`` wherever the service may have acted."""
-    if facts.unanswered or facts.doubted_earlier:
+    if facts.unanswered or facts.doubted_earlier or facts.unconfirmed:
         return Settle(Reason.UNKNOWN)
     return Settle(reason, resolved_by)

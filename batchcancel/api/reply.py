@@ -32,6 +32,7 @@ _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _RFC3339_UTC: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(\.[0-9]{1,9})?(?:Z|[+-]00:00)"
 )
+_ISO_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HTTP_DATE: Final = re.compile(
     rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
@@ -109,14 +110,16 @@ def _decode(body: bytes | None) -> dict[str, object] | None:
 
 def _invoice(fields: dict[str, object]) -> Invoice:
     amounts = _object(_object(fields.get("orderInformation")).get("amountDetails"))
+    information = _object(fields.get("invoiceInformation"))
     currency = amounts.get("currency")
     submitted_at = fields.get("submitTimeUtc")
     return Invoice(
         id=_id(fields.get("id")),
-        number=_id(_object(fields.get("invoiceInformation")).get("invoiceNumber")),
+        number=_id(information.get("invoiceNumber")),
         status=_status(fields.get("status")),
         amount=_amount(amounts.get("totalAmount")),
         balance=_amount(amounts.get("balanceAmount")),
+        due_date=_date(information.get("dueDate")),
         currency=currency if isinstance(currency, str) and _CURRENCY.fullmatch(currency) else None,
         submitted_at=submitted_at
         if isinstance(submitted_at, str) and _utc_s(submitted_at) is not None
@@ -156,6 +159,11 @@ def _amount(value: object) -> str | None:
     if exponent is None:
         return str(match[0])
     return f"{Decimal(match[0]):f}" if abs(int(exponent)) <= _MAX_EXPONENT else None
+
+
+def _date(value: object) -> str | None:
+    """Return an ISO date, ``2019-07-11``; None for anything else."""
+    return str(value) if isinstance(value, str) and _ISO_DATE.fullmatch(value) else None
 
 
 def _cancel_dates(history: object) -> Iterator[float]:

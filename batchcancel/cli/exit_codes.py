@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """Another run holds the ledger."""
     LEDGER_FAULT = 6
     """The ledger can't be written, or is damaged."""
+    AS_ASKED = 7
+    """Stopped where it was told to, by ``--limit`` or ``--max-duration``; rows remain, and all is well."""
 
 
 def of_error(error: BatchCancelError) -> ExitCode:
@@ -60,8 +62,10 @@ def of_summary(summary: RunSummary, *, signum: int | None) -> int:
         summary: The run.
         signum: The signal that interrupted it, if one did.
     """
-    if summary.state is RunState.STOPPED:
+    if summary.state is RunState.STOPPED and not summary.as_asked:
         return ExitCode.SAFETY_STOP
     if signum is not None:
         return of_signal(signum)
+    if summary.as_asked:
+        return ExitCode.AS_ASKED
     return ExitCode.ERRORS if summary.tally.errors or summary.tally.open else ExitCode.DONE

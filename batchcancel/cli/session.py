@@ -24,7 +24,7 @@ from batchcancel.observe import Broadcast
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
 from batchcancel.pipeline import DRAIN_S
-from batchcancel.report import mask, summary_json, summary_text
+from batchcancel.report import count_invoices, mask, summary_json, summary_text
 from batchcancel.settings import Environment, LogFormat, Settings
 
 _SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -79,21 +79,28 @@ def _open_log(settings: Settings) -> Log:
 
 def _say_what_is_ahead(job: Job) -> None:
     check, settings = job.check, job.settings
+    limit = settings.options.limit
+    most = f", at most {limit:,} of them now" if limit is not None and limit < check.open else ""
     notes = [
         f"{count:,} {what}"
         for count, what in (
-            (check.distinct + check.invalid - check.to_settle, "settled earlier"),
+            (check.settled, "settled earlier"),
+            (check.excluded, "excluded"),
+            (check.held_back, "held back by --retry-errors none"),
             (check.to_settle - check.open, "with an invalid id"),
             (check.duplicates, "repeated"),
         )
         if count
     ]
     say(
-        f"batchcancel {version('batchcancel')}: {check.open:,} invoices to cancel, of {check.rows:,} rows"
-        + (f" ({', '.join(notes)})" if notes else "")
-        + f", at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}, "
-        f"ledger {settings.ledger}"
+        f"batchcancel {version('batchcancel')}: {count_invoices(check.open)} to cancel{most}, "
+        f"at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}"
     )
+    say(
+        f"  manifest  {check.rows:,} rows, {check.distinct:,} distinct invoices"
+        + (f" ({', '.join(notes)})" if notes else "")
+    )
+    say(f"  ledger    {settings.ledger}")
 
 
 def _say_what_is_torn(job: Job) -> None:
@@ -111,7 +118,8 @@ def _confirm(job: Job) -> None:
     Raises:
         GateRefusedError: It was not typed, or nobody could be asked.
     """
-    if not job.check.open:
+    count = min(job.check.open, job.settings.options.limit or job.check.open)
+    if not count:
         return
     if needs_typed_count(
         is_production=job.settings.environment is Environment.PRODUCTION,
@@ -119,8 +127,8 @@ def _confirm(job: Job) -> None:
         has_terminal=sys.stdin.isatty() and sys.stderr.isatty(),
     ):
         say("Canceling can't be undone.", fg="yellow")
-        click.echo(f"Type the number of invoices ({job.check.open}) to go on: ", nl=False, err=True)
-        check_typed_count(sys.stdin.readline(), expected=job.check.open)
+        click.echo(f"Type the number of invoices ({count}) to go on: ", nl=False, err=True)
+        check_typed_count(sys.stdin.readline(), expected=count)
 
 
 @contextmanager
@@ -172,7 +180,7 @@ def _signals_stop(job: Job) -> Iterator[list[int]]:
 
 def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:
     """Write the summary to standard output; if that can't be written, the run is none the worse."""
-    if summary.state is RunState.STOPPED:
+    if summary.state is RunState.STOPPED and not summary.as_asked:
         say(f"Stopped: {summary.why}", fg="red")
     text = summary_json(summary, exit_code=exit_code).decode() + "\n" if as_json else summary_text(summary)
     try:

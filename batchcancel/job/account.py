@@ -10,11 +10,27 @@ from collections import defaultdict
 from decimal import Decimal
 from importlib.metadata import version
 from time import monotonic
+from typing import Final
+
+from msgspec import Struct
 
 from batchcancel.ledger import ManifestRecord, RunRecord
 from batchcancel.manifest import Check
 from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, Tally, utc_text
 from batchcancel.settings import Settings
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a run ended."""
+
+    state: RunState
+    why: str | None = None
+    """A sentence if it stopped, a word such as SIGINT if it was interrupted."""
+    as_asked: bool = False
+    """Whether it stopped where it was told to: ``--limit`` or ``--max-duration``."""
+
+
+COMPLETE: Final = Ending(state=RunState.COMPLETE)
 
 
 class Account:
@@ -52,7 +68,7 @@ class Account:
         if result.reason is Reason.CANCELED and result.amount and result.currency:
             self._amounts[result.currency] += Decimal(result.amount)
 
-    def close(self, run_id: str | None, state: RunState, why: str | None, tally: Tally) -> RunSummary:
+    def close(self, run_id: str | None, ending: Ending, tally: Tally) -> RunSummary:
         """Sum the run up."""
         return RunSummary(
             run_id=run_id,
@@ -60,8 +76,9 @@ class Account:
             host=self._settings.host,
             merchant_id=self._merchant_id,
             ledger=str(self._settings.ledger),
-            state=state,
-            why=why,
+            state=ending.state,
+            why=ending.why,
+            as_asked=ending.as_asked,
             tally=tally,
             amounts_canceled={code: f"{total:f}" for code, total in sorted(self._amounts.items())},
             duration_s=round(monotonic() - self._began_at, 3),
@@ -78,6 +95,7 @@ def count(tally: Tally) -> dict[str, int]:
         **{outcome.value: count for outcome, count in outcomes.items()},
         "settled_earlier": tally.settled_earlier,
         "duplicates": tally.duplicates,
+        "excluded": tally.excluded,
         "open": tally.open,
     }
 

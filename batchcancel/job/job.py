@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from time import time
 from types import TracebackType
@@ -14,18 +14,20 @@ from batchcancel.api import Client, ServiceClock
 from batchcancel.errors import (
     ConservationError,
     LedgerFaultError,
-    LedgerMismatchError,
     LedgerWriteError,
     RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.job.account import Account, count
+from batchcancel.gates import Gates
+from batchcancel.job.account import COMPLETE, Account, Ending, count
 from batchcancel.job.connect import base_url_of, build_client, credentials_of
-from batchcancel.ledger import Ledger, RunRecord
-from batchcancel.manifest import Check, Format, Manifest, ManifestOptions, open_manifest
+from batchcancel.job.opening import Opened, open_all
+from batchcancel.ledger import RunRecord
+from batchcancel.manifest import Check
 from batchcancel.model import (
     Event,
     GroupCommitted,
+    Reason,
     Result,
     RunState,
     RunSummary,
@@ -36,8 +38,6 @@ from batchcancel.pipeline import Pipeline
 from batchcancel.retry import Retrier
 from batchcancel.settings import Settings
 
-_MOST_REPEATED: Final = 512
-"""Most POSTs that a run after a kill may repeat: requests in flight and rows not on disk yet."""
 _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
 _GROUPS_AHEAD: Final = 4
@@ -62,17 +62,15 @@ class Job:
             on_event: Told of requests, retries, pauses and committed rows; must not block or raise.
         """
         self.settings = settings
-        self.check: Check
         self._on_event = on_event
         self._resources = AsyncExitStack()
-        self._ledger: Ledger
-        self._manifest: Manifest
+        self._opened: Opened
         self._base_url: str
         self._clock = ServiceClock(time)
         self._client: Client
         self._pace: Pace | None = None
         self._pipeline: Pipeline | None = None
-        self._stopped: str | None = None
+        self._stopped: Ending | None = None
         self._summary: RunSummary | None = None
         self._account: Account
         self._deliver: asyncio.Queue[tuple[Result, ...] | None] | None = None
@@ -83,9 +81,10 @@ class Job:
         """Open and check everything; send nothing.
 
         Raises:
-            UsageError: A manifest can't be read, or the ledger is another environment's or merchant's.
+            UsageError: A manifest can't be read or is not what was expected, or the ledger is another
+                environment's or merchant's.
             LedgerInUseError: Another run holds the ledger.
-            LedgerFaultError: The ledger can't be opened, or is damaged.
+            LedgerFaultError: The ledger can't be opened, is damaged, or has no room.
         """
         try:
             await self._open()
@@ -106,9 +105,14 @@ class Job:
         return credentials_of(self.settings).merchant_id
 
     @property
+    def check(self) -> Check:
+        """What the check of the manifests found."""
+        return self._opened.check
+
+    @property
     def torn_bytes(self) -> int:
         """Bytes of an unfinished last write; a run cuts them off and keeps them in ``LEDGER.torn``."""
-        tail = self._ledger.history.tail
+        tail = self._opened.ledger.history.tail
         return 0 if tail is None else tail.size_bytes
 
     @property
@@ -129,13 +133,12 @@ class Job:
         A second call aborts: what is in flight is not waited for and is written as ``unknown``.
 
         Args:
-            why: For the ledger's ``end`` row, such as the name of a signal.
+            why: What interrupts the run, such as the name of a signal.
         """
-        first, self._stopped = self._stopped is None, self._stopped or why
-        if self._pipeline is not None:
-            self._pipeline.stop(why) if first else self._pipeline.abort(why)
-        elif self._pace is not None:
-            self._pace.stop()
+        is_first = self._stopped is None or self._stopped.as_asked
+        self._stop(Ending(state=RunState.INTERRUPTED, why=why))
+        if not is_first and self._pipeline is not None:
+            self._pipeline.abort(why)
 
     async def results(self) -> AsyncIterator[Result]:
         """Run, and yield every result once it is on disk, in the order of the ledger.
@@ -171,33 +174,44 @@ class Job:
         """
         self._account = Account(self.settings, merchant_id=self.merchant_id)
         if not self.has_rows:
-            self._summary = self._account.close(None, RunState.COMPLETE, None, Tally())
+            self._summary = self._account.close(None, COMPLETE, Tally())
             return self._summary
         record = self._account.open(self.check, base_url=self._base_url)
-        await self._ledger.begin(record, on_commit=self._note_commit, on_failure=self._note_ledger_failure)
+        await self._opened.ledger.begin(
+            record, on_commit=self._note_commit, on_failure=self._note_ledger_failure
+        )
         try:
-            state, why = await self._work(record)
+            ending = await self._work(record)
         except LedgerFaultError:
             raise  # there is nothing left to write an end to
         except asyncio.CancelledError:
-            await self._end(RunState.INTERRUPTED, None)
+            await self._end(Ending(state=RunState.INTERRUPTED))
             raise
         except Exception:
             # Swallows nothing: whatever the defect is, the ledger is closed first, then it comes out.
-            await self._end(RunState.STOPPED, "a defect in the program")
+            await self._end(Ending(state=RunState.STOPPED, why="a defect in the program"))
             raise
         tally = self._tally()
         if not tally.is_conserved:
-            await self._end(RunState.STOPPED, "a defect in the program")
+            await self._end(Ending(state=RunState.STOPPED, why="a defect in the program"))
             raise ConservationError(f"The rows do not add up, which is a defect: {tally}.")
-        await self._end(state, why)
-        self._summary = self._account.close(record.run_id, state, why, tally)
+        await self._end(ending)
+        self._summary = self._account.close(record.run_id, ending, tally)
         return self._summary
 
-    async def _end(self, state: RunState, why: str | None) -> None:
+    def _stop(self, ending: Ending) -> None:
+        """Stop for a reason from outside; an interruption counts more than a limit."""
+        if self._stopped is None or self._stopped.as_asked:
+            self._stopped = ending
+        if self._pipeline is not None:
+            self._pipeline.stop(str(ending.why))
+        elif self._pace is not None:
+            self._pace.stop()
+
+    async def _end(self, ending: Ending) -> None:
         """Write every row that waits, then the ``end`` row."""
-        why = why if state is RunState.STOPPED else None
-        await self._ledger.end(state=state, counts=count(self._tally()), why=why)
+        why = ending.why if ending.state is RunState.STOPPED else None
+        await self._opened.ledger.end(state=ending.state, counts=count(self._tally()), why=why)
 
     def _tally(self) -> Tally:
         rows = self.check.rows
@@ -206,48 +220,18 @@ class Job:
     # --- opening ------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        settings, options = self.settings, self.settings.options
+        settings = self.settings
         self._base_url = await base_url_of(settings, self._resources)
         self._client = build_client(settings, self._base_url, self._clock, self._on_event)
-        self._ledger = await self._resources.enter_async_context(
-            await Ledger.open(settings.ledger, max_pending=_MOST_REPEATED - options.concurrency)
-        )
-        self._check_identity()
-        self._manifest = await self._resources.enter_async_context(
-            open_manifest(
-                settings.manifests,
-                options=ManifestOptions(
-                    column=options.column,
-                    format=Format(options.format) if options.format else None,
-                    encoding=options.encoding,
-                    keep=options.keep,
-                ),
-                spool_dir=settings.ledger.parent,
-            )
-        )
-        self.check = await self._manifest.check(is_settled=self._ledger.history.is_settled)
-
-    def _check_identity(self) -> None:
-        """Refuse a ledger of another environment or merchant: ids mean something else there."""
-        history, settings = self._ledger.history, self.settings
-        if history.env is not None and history.env != settings.environment:
-            raise LedgerMismatchError(
-                f"{settings.ledger} belongs to {history.env}, and this run is for {settings.environment}. "
-                "Name another ledger with --ledger."
-            )
-        if history.merchant_id is not None and history.merchant_id != self.merchant_id:
-            raise LedgerMismatchError(
-                f"{settings.ledger} belongs to another merchant than this run's. "
-                "Name another ledger with --ledger."
-            )
+        self._opened = await open_all(settings, merchant_id=self.merchant_id, resources=self._resources)
 
     # --- running ------------------------------------------------------------------------------
 
-    async def _work(self, record: RunRecord) -> tuple[RunState, str | None]:
-        """Send what is to be sent; a safety stop and an interruption are ways to end."""
+    async def _work(self, record: RunRecord) -> Ending:
+        """Send what is to be sent; a safety stop, a limit and an interruption are ways to end."""
         options = self.settings.options
         try:
-            async with self._client:
+            async with self._client, self._time_limit(options.max_duration):
                 self._pace = pace = Pace(
                     self._client.send,
                     concurrency=options.concurrency,
@@ -260,7 +244,7 @@ class Job:
                     pace.stop()
                 if self.check.open:
                     await pace.greet()
-                first_run = self._ledger.history.first_started_at or record.started_at
+                first_run = self._opened.ledger.history.first_started_at or record.started_at
                 self._pipeline = Pipeline(
                     retrier=Retrier(
                         pace,
@@ -269,20 +253,52 @@ class Job:
                         on_event=self._on_event,
                     ),
                     pace=pace,
-                    sink=self._ledger,
-                    standing=self._ledger.history,
+                    sink=self._opened.ledger,
+                    standing_of=self._opened.selection.standing_of,
                     concurrency=options.concurrency,
+                    gates=Gates(
+                        limit=options.limit,
+                        canary=options.canary,
+                        max_errors=options.max_errors,
+                        max_error_rate=options.max_error_rate,
+                        max_mismatch=options.max_mismatch,
+                    ),
                     on_event=self._on_event,
                 )
                 pace.unfinished = self._pipeline.unfinished
-                await self._pipeline.run(self._manifest.rows())
+                await self._pipeline.run(self._opened.manifest.rows())
         except SafetyStopError as exc:
-            return RunState.STOPPED, str(exc)
+            return Ending(state=RunState.STOPPED, why=str(exc))
         except RunStoppingError:
             pass
-        if self._stopped is not None:
-            return RunState.INTERRUPTED, self._stopped
-        return RunState.COMPLETE, None
+        return self._ending()
+
+    def _ending(self) -> Ending:
+        """Tell how a run ended that nothing went wrong in."""
+        stopped = self._stopped
+        if stopped is None and self._pipeline is not None and self._pipeline.is_at_limit:
+            why = f"--limit {self.settings.options.limit} was reached."
+            stopped = Ending(state=RunState.STOPPED, why=why, as_asked=True)
+        tally = self._tally()
+        is_through = not tally.open and not tally.results.get(Reason.UNKNOWN)
+        if stopped is None or (stopped.as_asked and is_through):
+            return COMPLETE
+        return stopped
+
+    @asynccontextmanager
+    async def _time_limit(self, seconds: float | None) -> AsyncIterator[None]:
+        """Stop the run once it has lasted that long; None for never."""
+        if seconds is None:
+            yield
+            return
+        why = f"--max-duration {seconds:g} is over."
+        timer = asyncio.get_running_loop().call_later(
+            seconds, self._stop, Ending(state=RunState.STOPPED, why=why, as_asked=True)
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _note_commit(self, group: GroupCommitted) -> None:
         for result in group.results:

@@ -6,7 +6,16 @@ that are proved to be the checked ones before any of them is parsed.
 
 from __future__ import annotations
 
+from batchcancel.manifest.exclusion import read_excluded_ids
 from batchcancel.manifest.options import Format, ManifestOptions
 from batchcancel.manifest.passes import Check, Manifest, ManifestFile, open_manifest
 
-__all__ = ["Check", "Format", "Manifest", "ManifestFile", "ManifestOptions", "open_manifest"]
+__all__ = [
+    "Check",
+    "Format",
+    "Manifest",
+    "ManifestFile",
+    "ManifestOptions",
+    "open_manifest",
+    "read_excluded_ids",
+]

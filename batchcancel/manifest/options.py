@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import ManifestError
+from batchcancel.model import MatchField
 
 STDIN: Final = "-"
 
@@ -36,6 +37,13 @@ class ManifestOptions(Struct, frozen=True, kw_only=True):
     """A name that Python's codecs know. A byte order mark is removed."""
     keep: tuple[str, ...] = ()
     """Columns to carry into the ledger, under the names given here."""
+    match: dict[MatchField, str] = {}
+    """By field of the invoice the column that says what it has to be."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column besides the id's that is read."""
+        return tuple(dict.fromkeys((*self.keep, *self.match.values())))
 
 
 _SUFFIXES: Final = {
@@ -81,19 +89,27 @@ def resolve_formats(paths: Sequence[str], options: ManifestOptions) -> list[Form
     if paths.count(STDIN) > 1:
         raise ManifestError("Standard input (-) can be read only once: name it once.")
     formats = [options.format or _format_by_name(path) for path in paths]
-    if Format.TXT in formats and (options.column is not None or options.keep):
+    if Format.TXT in formats and (options.column is not None or options.columns):
         raise ManifestError(
-            "A txt manifest has one id a line and no columns: leave out --column and --keep, "
+            "A txt manifest has one id a line and no columns: leave out --column, --keep and --match, "
             "or say --format csv."
         )
     return formats
 
 
+def is_named_by_format(path: str) -> bool:
+    """Tell whether a file's name tells its format."""
+    return _suffix(path) in _SUFFIXES
+
+
+def _suffix(path: str) -> str:
+    return PurePath(path.lower().removesuffix(".gz")).suffix
+
+
 def _format_by_name(path: str) -> Format:
     if path == STDIN:
         raise ManifestError("Standard input has no file name: say --format csv, tsv, jsonl or txt.")
-    suffix = PurePath(path.lower().removesuffix(".gz")).suffix
-    if suffix not in _SUFFIXES:
+    if not is_named_by_format(path):
         if not Path(path).exists():
             raise ManifestError(f"{path}: there is no such file. Check the path.")
         if Path(path).is_dir():
@@ -101,7 +117,7 @@ def _format_by_name(path: str) -> Format:
         raise ManifestError(
             f"{path}: the name does not tell the format: say --format csv, tsv, jsonl or txt."
         )
-    return _SUFFIXES[suffix]
+    return _SUFFIXES[_suffix(path)]
 
 
 def _require_text_encoding(encoding: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
@@ -17,8 +18,9 @@ from batchcancel.errors import ManifestChangedError, ManifestError
 from batchcancel.manifest.options import Format, ManifestOptions, resolve_formats
 from batchcancel.manifest.records import Record, read_records
 from batchcancel.manifest.source import Source, open_source
-from batchcancel.model import ManifestRow, invoice_key
+from batchcancel.model import ManifestRow, Standing, invoice_key
 
+_TO_ASK: Final = frozenset({Standing.TO_ASK, Standing.TO_LOOK_UP})
 _BATCH_ROWS: Final = 1000
 """Rows per trip to a thread: enough to make the trip cheap, few enough to hold."""
 
@@ -45,10 +47,19 @@ class Check(Struct, frozen=True, kw_only=True):
     """Rows whose id may not be sent and that are no duplicates."""
     duplicates: int
     """Rows that repeat an earlier row's id, valid or not, across files."""
+    settled: int
+    """Distinct ids, valid or not, that have their answer already."""
+    excluded: int
+    """Distinct valid ids that are never to be touched."""
+    held_back: int
+    """Distinct ids that ended in an error which is not asked about again."""
     open: int
-    """Distinct valid ids that are not settled."""
-    to_settle: int
-    """Those, and the rows with an invalid id that are not settled: what a run writes results for."""
+    """Distinct valid ids that are to be asked about."""
+
+    @property
+    def to_settle(self) -> int:
+        """What a run writes results for: open ids, and invalid ones that are not settled."""
+        return self.distinct + self.invalid - self.settled - self.excluded - self.held_back
 
 
 class _Survey:
@@ -73,12 +84,12 @@ class Manifest:
         self._options: Final = options
         self._survey: _Survey | None = None
 
-    async def check(self, *, is_settled: Callable[[str], bool]) -> Check:
+    async def check(self, *, standing_of: Callable[[str], Standing]) -> Check:
         """Read everything once and count it; afterwards every line is known to be well formed.
 
         Args:
-            is_settled: Whether an invoice, by ``ManifestRow.key``, has its final answer already.
-                Called on the event loop, once for each distinct invoice, in order.
+            standing_of: Where an invoice, by ``ManifestRow.key``, stands before the run. Called on the
+                event loop, once for each distinct invoice, in order.
 
         Raises:
             ManifestError: A file can't be read or a line is malformed; it names both.
@@ -87,13 +98,14 @@ class Manifest:
         Cancellation leaves the manifest unchecked.
         """
         survey = _Survey()
-        to_settle = open_ids = 0
+        standings: Counter[Standing] = Counter()
+        open_ids = 0
         new_of_batches = self._first_pass(survey)
         while (new := await asyncio.to_thread(next, new_of_batches, None)) is not None:
             for key, valid in new:
-                if not is_settled(key):
-                    to_settle += 1
-                    open_ids += valid
+                standing = standing_of(key)
+                standings[standing] += 1
+                open_ids += valid and standing in _TO_ASK
         self._survey = survey
         return Check(
             files=tuple(survey.files),
@@ -101,8 +113,10 @@ class Manifest:
             distinct=survey.distinct,
             invalid=survey.invalid,
             duplicates=len(survey.first_of),
+            settled=standings[Standing.SETTLED],
+            excluded=standings[Standing.EXCLUDED],
+            held_back=standings[Standing.HELD_BACK],
             open=open_ids,
-            to_settle=to_settle,
         )
 
     async def rows(self) -> AsyncIterator[ManifestRow]:
@@ -168,6 +182,7 @@ class Manifest:
             yield batch
 
     def _row(self, survey: _Survey, number: int, record: Record) -> ManifestRow:
+        options, cells = self._options, record.cells or {}
         file, row = self._place(survey, number)
         first = survey.first_of.get(number)
         first_file, first_row = (None, None) if first is None else self._place(survey, first)
@@ -178,7 +193,8 @@ class Manifest:
             duplicate_of=first_row,
             duplicate_of_file=first_file,
             file=file,
-            keep=record.keep,
+            keep={column: cells[column] for column in options.keep} or None,
+            match={field: cells[column] for field, column in options.match.items()} or None,
         )
 
     def _place(self, survey: _Survey, number: int) -> tuple[str | None, int]:

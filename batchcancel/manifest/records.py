@@ -15,8 +15,8 @@ from batchcancel.manifest.columns import find_column, find_id_column, is_usual, 
 from batchcancel.manifest.ids import is_valid_id, recorded_text
 from batchcancel.manifest.options import Format, ManifestOptions, malformed
 
-_MAX_KEPT_LENGTH: Final = 4096
-"""Characters of a kept cell: more would bloat the ledger, and a cut value would not be the truth."""
+_MAX_CELL_LENGTH: Final = 4096
+"""Characters of a cell besides the id: more would bloat the ledger, and a cut one would not be the truth."""
 
 _INTEGER: Final = re.compile(rb"-?[0-9]+")
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -29,7 +29,8 @@ class Record(Struct, frozen=True):
     text: str
     """The id, or the recorded text of what is none."""
     valid: bool
-    keep: dict[str, str] | None
+    cells: dict[str, str] | None
+    """The other columns that were asked for, trimmed; None if none was."""
 
 
 def read_records(
@@ -40,7 +41,7 @@ def read_records(
     Args:
         lines: Every line of the file, ends included.
         format_: The file's format.
-        options: Column, columns to keep.
+        options: Column, and which other columns to read.
         name: The file's name, for people.
 
     Raises:
@@ -73,7 +74,7 @@ def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, na
     if options.column is None:
         refuse_suspect_header(header, delimiter=delimiter, where=where)
     id_column = find_id_column(header, options.column, where=where)
-    keep_columns = [(kept, find_column(header, kept, where=where)) for kept in options.keep]
+    others = [(column, find_column(header, column, where=where)) for column in options.columns]
     width = len(header)
     for line, cells in rows:
         if len(cells) <= id_column:
@@ -85,11 +86,11 @@ def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, na
                 line,
                 f"{len(cells)} cells under {width} headers, the id may have moved: quote the cells",
             )
-        keep = None
-        if keep_columns:
-            values = {kept: cells[at].strip() if at < len(cells) else "" for kept, at in keep_columns}
-            keep = _checked_keep(values, name=name, line=line)
-        yield _record(cells[id_column].strip(), keep)
+        read = None
+        if others:
+            values = {column: cells[at].strip() if at < len(cells) else "" for column, at in others}
+            read = _checked_cells(values, name=name, line=line)
+        yield _record(cells[id_column].strip(), read)
 
 
 def _table_rows(lines: Iterator[str], delimiter: str, *, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -108,14 +109,14 @@ def _table_rows(lines: Iterator[str], delimiter: str, *, name: str) -> Iterator[
 def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> Iterator[Record]:
     id_key: str | None = None
     spelled = ""
-    keep_keys: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
     for line, text in enumerate(lines, start=1):
         if text.isspace() or not text:
             continue
         try:
             fields = _OBJECT.decode(text)
             if id_key is None:
-                id_key, keep_keys = _choose_keys(list(fields), options, where=f"{name}, line {line}")
+                id_key, others = _choose_keys(list(fields), options, where=f"{name}, line {line}")
                 spelled = msgspec.json.encode(id_key).decode()
             if (text.count(spelled) > 1 or "\\u" in text) and _is_repeated(text, id_key):
                 raise malformed(name, line, f"the field {recorded_text(id_key)!r} stands there twice")
@@ -123,8 +124,8 @@ def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> It
                 raise malformed(name, line, f"the object has no field {recorded_text(id_key)!r}")
             if options.column is None and any(is_usual(key) and key != id_key for key in fields):
                 raise malformed(name, line, "several fields may hold the id; say which with --column")
-            keep = {kept: _kept_value(fields[key]) if key in fields else "" for kept, key in keep_keys}
-            record = _json_record(fields[id_key], _checked_keep(keep, name=name, line=line))
+            values = {column: _cell(fields[key]) if key in fields else "" for column, key in others}
+            record = _json_record(fields[id_key], _checked_cells(values, name=name, line=line))
         except (ValueError, RecursionError) as exc:
             raise malformed(name, line, f"not one JSON object ({exc})") from exc
         yield record
@@ -134,7 +135,7 @@ def _choose_keys(
     keys: Sequence[str], options: ManifestOptions, *, where: str
 ) -> tuple[str, list[tuple[str, str]]]:
     id_key = keys[find_id_column(keys, options.column, where=where)]
-    return id_key, [(kept, keys[find_column(keys, kept, where=where)]) for kept in options.keep]
+    return id_key, [(column, keys[find_column(keys, column, where=where)]) for column in options.columns]
 
 
 def _is_repeated(text: str, key: str) -> bool:
@@ -145,33 +146,33 @@ def _is_repeated(text: str, key: str) -> bool:
     return top.count(key) > 1
 
 
-def _json_record(raw: Raw, keep: dict[str, str] | None) -> Record:
+def _json_record(raw: Raw, cells: dict[str, str] | None) -> Record:
     literal = bytes(raw)
     if literal.startswith(b'"'):
-        return _record(_TEXT.decode(literal).strip(), keep)
+        return _record(_TEXT.decode(literal).strip(), cells)
     if _INTEGER.fullmatch(literal):
-        return _record(literal.decode(), keep)
+        return _record(literal.decode(), cells)
     # true or 1E5 would pass for ids, but the file does not say that they are text.
-    return Record(recorded_text(literal.decode().strip()), valid=False, keep=keep)
+    return Record(recorded_text(literal.decode().strip()), valid=False, cells=cells)
 
 
-def _kept_value(raw: Raw) -> str:
+def _cell(raw: Raw) -> str:
     literal = bytes(raw)
     if literal.startswith(b'"'):
         return _TEXT.decode(literal).strip()
     return "" if literal == b"null" else literal.decode().strip()
 
 
-def _checked_keep(keep: dict[str, str], *, name: str, line: int) -> dict[str, str] | None:
-    for column, value in keep.items():
-        if len(value) > _MAX_KEPT_LENGTH:
+def _checked_cells(cells: dict[str, str], *, name: str, line: int) -> dict[str, str] | None:
+    for column, value in cells.items():
+        if len(value) > _MAX_CELL_LENGTH:
             raise malformed(
-                name, line, f"{column!r} is longer than {_MAX_KEPT_LENGTH} characters and can't be kept"
+                name, line, f"{column!r} is longer than {_MAX_CELL_LENGTH} characters and can't be kept"
             )
-    return keep or None
+    return cells or None
 
 
-def _record(text: str, keep: dict[str, str] | None) -> Record:
+def _record(text: str, cells: dict[str, str] | None) -> Record:
     if is_valid_id(text):
-        return Record(text, valid=True, keep=keep)
-    return Record(recorded_text(text), valid=False, keep=keep)
+        return Record(text, valid=True, cells=cells)
+    return Record(recorded_text(text), valid=False, cells=cells)

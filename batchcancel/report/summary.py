@@ -19,7 +19,7 @@ def summary_json(summary: RunSummary, *, exit_code: int) -> bytes:
     """Write a summary as one JSON object.
 
     Keys: ``run_id env host merchant_id ledger state why rows outcomes reasons settled_earlier
-    duplicates open amounts_canceled duration_s invoices_per_s exit_code``. Counts are of invoices;
+    duplicates excluded open amounts_canceled duration_s invoices_per_s exit_code``. Counts are of invoices;
     ``outcomes`` always has all four; amounts are decimal strings by currency.
     """
     tally = summary.tally
@@ -36,6 +36,7 @@ def summary_json(summary: RunSummary, *, exit_code: int) -> bytes:
         "reasons": tally.results,
         "settled_earlier": tally.settled_earlier,
         "duplicates": tally.duplicates,
+        "excluded": tally.excluded,
         "open": tally.open,
         "amounts_canceled": summary.amounts_canceled,
         "duration_s": summary.duration_s,
@@ -63,9 +64,11 @@ def _headline(summary: RunSummary) -> str:
         case RunState.COMPLETE if not tally.errors and not tally.open:
             return "Complete: every invoice has an answer."
         case RunState.COMPLETE:
-            return f"Finished, {_invoices(tally.errors + tally.open)} ended in an error."
+            return f"Finished, {count_invoices(tally.errors + tally.open)} ended in an error."
+        case RunState.STOPPED if summary.as_asked:
+            return f"Stopped where asked: {summary.why} {count_invoices(tally.open)} left for the next run."
         case RunState.STOPPED:
-            return f"Stopped before the end, {_invoices(tally.open)} left open."
+            return f"Stopped before the end, {count_invoices(tally.open)} left open."
         case RunState.INTERRUPTED:
             return f"Interrupted ({summary.why}). Run the same command again to go on."
 
@@ -85,6 +88,7 @@ def _count_rows(summary: RunSummary) -> list[tuple[str, str, str, str]]:
         for label, count in (
             ("settled earlier", tally.settled_earlier),
             ("duplicate rows", tally.duplicates),
+            ("excluded", tally.excluded),
             ("left open", tally.open),
         )
         if count
@@ -136,7 +140,8 @@ def _duration(summary: RunSummary) -> str:
     return f"{summary.duration_s:.1f} s" + (f", {rate:,} invoices a second" if has_rate else "")
 
 
-def _invoices(count: int) -> str:
+def count_invoices(count: int) -> str:
+    """Write a number of invoices in words for people."""
     return "1 invoice" if count == 1 else f"{count:,} invoices"
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, Struct
 
-from batchcancel.model import ManifestRow, Outcome, Reason, Reply, RequestKind, Result, utc_text
-from batchcancel.verdict import Answer, Send, Settle, SignAfresh, is_refusal, is_unanswered
+from batchcancel.model import ManifestRow, MatchField, Outcome, Reason, Reply, RequestKind, Result, utc_text
+from batchcancel.verdict import Answer, Send, Settle, SignAfresh, is_canceled, is_refusal, is_unanswered
 
 
 class Settled(Struct, frozen=True):
@@ -50,6 +50,11 @@ class Case:
     refused_last: bool = False
     forbidden: bool = False
     pendings: int = 0
+    is_canary: bool = False
+    unconfirmed: bool = False
+    """Whether it is a canary whose cancelation was accepted and not confirmed yet."""
+    to_match: dict[MatchField, str] | None = None
+    """What it has to be like before anything is sent; None once it was found so."""
     reply: Reply | None = None
     """The last reply, if the last request had one."""
     replied_to: RequestKind | None = None
@@ -59,7 +64,7 @@ class Case:
     @property
     def may_have_acted(self) -> bool:
         """Whether the service may have canceled the invoice without our knowing."""
-        return self.in_doubt or self.unanswered
+        return self.in_doubt or self.unanswered or self.unconfirmed
 
     def depart(self, kind: RequestKind, now: float) -> None:
         """Note that a request is leaving."""
@@ -82,12 +87,15 @@ class Case:
             self.unanswered |= is_unanswered(answer, self.row.invoice_id)
             self.refused_last = is_refusal(answer)
             self.refusals += self.refused_last
+            self.unconfirmed |= self.is_canary and is_canceled(answer, self.row.invoice_id)
             self.forbidden = self.signed_afresh and reply is not None and reply.http_status == 403
         elif reply and reply.is_success and reply.invoice.status:
             self.doubted_earlier = False
 
     def follow(self, kind: RequestKind, decision: Settle | Send | SignAfresh, now: float) -> Settle | Send:
         """Bring the case up to date with a decision; return what is left to do."""
+        if isinstance(decision, Send) and decision.kind is RequestKind.CANCEL and kind is RequestKind.LOOK_UP:
+            self.to_match = None  # the verdict lets a cancelation go out only for an invoice that matches
         sent = self.posts if kind is RequestKind.CANCEL else self.lookups
         if isinstance(decision, SignAfresh):
             sent.pop()

@@ -114,15 +114,17 @@ class Retrier:
         self._on_event = on_event
         self._clock = asyncio.get_running_loop().time
 
-    def open_case(self, row: ManifestRow, *, look_up_first: bool) -> Case:
+    def open_case(self, row: ManifestRow, *, is_in_doubt: bool = False) -> Case:
         """Take an invoice in hand.
 
         Args:
-            row: Its row of the manifest.
-            look_up_first: Whether an earlier run may have canceled it without an answer.
+            row: Its row of the manifest; where it says what the invoice has to be like, a look-up comes
+                first.
+            is_in_doubt: Whether an earlier run may have canceled it without an answer; a look-up comes
+                first then too.
         """
-        first = RequestKind.LOOK_UP if look_up_first else RequestKind.CANCEL
-        return Case(row=row, next=first, doubted_earlier=look_up_first)
+        first = RequestKind.LOOK_UP if is_in_doubt or row.match else RequestKind.CANCEL
+        return Case(row=row, next=first, doubted_earlier=is_in_doubt, to_match=row.match)
 
     async def advance(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait.
@@ -233,6 +235,9 @@ class Retrier:
             forbidden=case.forbidden,
             pendings=case.pendings,
             ledger_began_at=self._ledger_began_at,
+            is_canary=case.is_canary,
+            unconfirmed=case.unconfirmed,
+            to_match=case.to_match,
         )
 
     def _left(self, sent: list[float]) -> int:

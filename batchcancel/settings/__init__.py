@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
+from batchcancel.settings.conditions import read_count, read_matches
 from batchcancel.settings.credentials import Credentials, Secret, read_credentials
 from batchcancel.settings.options import (
     NOT_FOR_THE_RECORD,
@@ -30,6 +31,7 @@ from batchcancel.settings.options import (
     ManifestFormat,
     Options,
     Progress,
+    RetryErrors,
 )
 from batchcancel.settings.sources import Gathering, is_file
 from batchcancel.settings.target import find_proxy, find_target
@@ -43,6 +45,7 @@ __all__ = [
     "ManifestFormat",
     "Options",
     "Progress",
+    "RetryErrors",
     "Secret",
     "Settings",
     "load_settings",
@@ -66,6 +69,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     rate: float | None
     """Requests a second; None for no limit."""
     proxy: str | None
+    expect_count: tuple[int, int] | None
+    """The least and the most distinct valid ids that the manifest may have; None for any number."""
+    match: dict[str, str]
+    """By field of the invoice (``total``, ``currency``, ``dueDate``) the column that it has to equal."""
     credentials: Credentials | None
     """None for the simulator in this process, which has made-up ones."""
     warnings: tuple[str, ...] = ()
@@ -134,6 +141,8 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         ledger=ledger,
         rate=options.rate or (None if environment is Environment.SANDBOX else DEFAULT_RATE),
         proxy=find_proxy(options, base_url, environment, environ),
+        expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
+        match=read_matches(options.match, source=gathering.sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(gathering.warnings),
     )

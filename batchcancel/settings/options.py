@@ -33,6 +33,14 @@ class ManifestFormat(StrEnum):
     TXT = "txt"
 
 
+class RetryErrors(StrEnum):
+    """Which errors of earlier runs are asked about again."""
+
+    OPEN = "open"
+    ALL = "all"
+    NONE = "none"
+
+
 class Progress(StrEnum):
     """How progress is shown, on standard error."""
 
@@ -103,6 +111,45 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     max_attempts: Annotated[int, _flag("POSTs for one invoice; as many look-ups", "N", ge=1, le=100)] = 5
     max_outage: Annotated[float, _flag("seconds that an outage is waited out", "S", ge=0, le=604_800)] = 600.0
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=10**12)] | None,
+        _flag("ask about that many invoices at most, then stop (exit 7)", "N"),
+    ] = None
+    max_duration: Annotated[
+        Annotated[float, Meta(gt=0, le=31_536_000)] | None,
+        _flag("stop after that many seconds (exit 7)", "S"),
+    ] = None
+    max_errors: Annotated[
+        Annotated[int, Meta(ge=0, le=10**12)] | None,
+        _flag("stop when more rows than that ended in an error (exit 4)", "N"),
+    ] = None
+    max_error_rate: Annotated[
+        float, _flag("stop when more of the last 200 rows ended in an error (exit 4)", "P%", ge=0, le=100)
+    ] = 50.0
+    max_mismatch: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        _flag("stop when more of them are paid, missing or not what the manifest says (exit 4)", "P%"),
+    ] = None
+    canary: Annotated[
+        int,
+        _flag("cancel that many first, look each up, and go on only if all is well", "N", ge=0, le=10_000),
+    ] = 0
+    expect_count: Annotated[
+        str | None,
+        _flag("refuse unless the manifest has that many distinct valid ids", "N|MIN-MAX"),
+    ] = None
+    match: Annotated[
+        tuple[str, ...],
+        _flag(
+            "look each invoice up first, and cancel it only if its total, currency or dueDate equals the "
+            "column; may be repeated",
+            "COLUMN=FIELD",
+        ),
+    ] = ()
+    exclude: Annotated[str | None, _flag("a file of ids that are never touched", "FILE")] = None
+    retry_errors: Annotated[RetryErrors, _flag("which errors of earlier runs are asked about again")] = (
+        RetryErrors.OPEN
+    )
     yes: Annotated[bool, _flag("cancel in production without asking; needed where there is no terminal")] = (
         False
     )
@@ -137,6 +184,10 @@ HINTS: Final = get_type_hints(Options, include_extras=True)
 """The annotated type of each option, by name."""
 FLAG_ONLY: Final = frozenset({"yes"})
 """Options that neither the environment nor a file may set."""
+LISTS: Final = frozenset({"keep", "match"})
+"""Options that take several texts; in the environment commas stand between them."""
+PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
+"""Options in percent; the sign may be written or left out."""
 NOT_FOR_THE_RECORD: Final = frozenset({"shared_secret", "shared_secret_file", "proxy"})
 """Options that no record shows."""
 

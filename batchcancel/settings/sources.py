@@ -12,7 +12,7 @@ import msgspec
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.credentials import check_mode
-from batchcancel.settings.options import FLAG_ONLY, HINTS, allowed
+from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, PERCENTAGES, allowed
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
 CONFIG_NAME: Final = "batchcancel.toml"
@@ -32,6 +32,8 @@ class Gathering:
         Raises:
             SettingsError: It is not what the option takes. The value is not shown: it may be secret.
         """
+        if isinstance(value, str) and name in PERCENTAGES:
+            value = value.strip().removesuffix("%").strip()
         try:
             converted = msgspec.convert(value, HINTS[name], strict=False)
         except (msgspec.ValidationError, OverflowError):
@@ -63,7 +65,7 @@ class Gathering:
                 self.warnings.append(f"{variable} is no option of batchcancel and is ignored{hint}")
                 continue
             parts = [part.strip() for part in value.split(",") if part.strip()]
-            self.put(name, parts if name == "keep" else value, variable)
+            self.put(name, parts if name in LISTS else value, variable)
 
     def read_file(self, environ: Mapping[str, str]) -> None:
         """Take over the configuration file, if there is one: its top level, then the chosen profile."""
@@ -90,7 +92,7 @@ class Gathering:
         for name, value in table.items():
             if name in FLAG_ONLY:
                 raise SettingsError(f"{where}: {name!r} is not accepted, say --{name} on the command line.")
-            if name in {"shared_secret_file", "ca_file"} and isinstance(value, str):
+            if name in {"shared_secret_file", "ca_file", "exclude"} and isinstance(value, str):
                 value = str(path.parent / value)  # noqa: PLW2901 - paths in a file are relative to it
             self.put(name, value, f"{where}: {name}")
         if "shared_secret" in table:

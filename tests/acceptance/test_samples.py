@@ -90,6 +90,7 @@ def _check_every_row(ledger: list[dict[str, Any]], ids: list[str]) -> None:
         **{str(outcome): outcomes[outcome] for outcome in Outcome},
         "settled_earlier": 0,
         "duplicates": len(skips),
+        "excluded": 0,
         "open": 0,
     }
 

@@ -14,7 +14,7 @@ from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMisma
 from batchcancel.ledger import reader
 from batchcancel.ledger.reader import History, Line, Tail, read_lines, recover
 from batchcancel.ledger.record import MAX_LINE_BYTES, RunRecord, encode_result, encode_run, encode_skip
-from batchcancel.model import Reason, Result, Skip, invoice_key
+from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key
 
 
 def run_line(run_id: str = "r1", *, env: str = "test", merchant_id: str = "m1") -> bytes:
@@ -45,7 +45,7 @@ def result_line(invoice_id: str, reason: Reason = Reason.CANCELED) -> bytes:
     )
 
 
-SKIP_LINE = encode_skip("r1", Skip(row=9, invoice_id="1", why="duplicate", of_row=1))
+SKIP_LINE = encode_skip("r1", Skip(row=9, invoice_id="1", why=SkipReason.DUPLICATE, of_row=1))
 THREE = (run_line(), result_line("1"), result_line("2"))
 
 
@@ -117,7 +117,7 @@ def test_latest_row_by_position_is_the_answer(recovered: Callable[[bytes], Histo
         + result_line("b", Reason.CANCELED)
         + result_line("a", Reason.PAID)
         + result_line("b", Reason.UNKNOWN)
-        + encode_skip("r1", Skip(row=1, invoice_id="c", why="duplicate", of_row=1))
+        + encode_skip("r1", Skip(row=1, invoice_id="c", why=SkipReason.DUPLICATE, of_row=1))
     )
     assert history.is_settled("a")
     assert not history.needs_look_up("a")

@@ -28,7 +28,7 @@ from batchcancel.ledger.disk import Disk
 from batchcancel.ledger.reader import recover
 from batchcancel.ledger.record import RunRecord, encode_result, encode_run, encode_skip
 from batchcancel.ledger.writer import Ledger
-from batchcancel.model import GroupCommitted, Outcome, Reason, Result, RunState, Skip
+from batchcancel.model import GroupCommitted, Outcome, Reason, Result, RunState, Skip, SkipReason
 
 LONG_S = 3600.0
 RUN = RunRecord(
@@ -343,7 +343,7 @@ async def test_run_is_written_in_order_and_ends_with_its_digest(path: Path, list
     """Earlier bytes stay, rows follow in order, and the end record covers every byte before it."""
     earlier = RUN_LINE + line(77)
     path.write_bytes(earlier)
-    skip = Skip(row=2, invoice_id="1", why="duplicate", of_row=1)
+    skip = Skip(row=2, invoice_id="1", why=SkipReason.DUPLICATE, of_row=1)
     now = datetime(2026, 11, 22, tzinfo=UTC)
     async with await Ledger.open(path, group_wait_s=LONG_S, now=lambda: now) as ledger:
         await listener.begin(ledger)

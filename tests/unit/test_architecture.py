@@ -53,10 +53,10 @@ TABLE: Final[Mapping[str, Part]] = {
     "retry": part("errors model verdict", "tenacity msgspec"),
     "pace": part("errors model"),
     "ledger": part("errors model", "msgspec"),
-    "gates": part("errors model"),
+    "gates": part("errors model", "msgspec"),
     "pipeline": part("errors model verdict retry pace gates", "msgspec"),
     # The simulator stands below job in the table, but ``--env sandbox`` runs it inside the process.
-    "job": part(f"{_PIPELINE} sandbox"),
+    "job": part(f"{_PIPELINE} sandbox", "msgspec"),
     "report": part("errors model ledger.reader", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp"),

@@ -9,6 +9,7 @@ import pytest
 from batchcancel.cli.exit_codes import ExitCode, of_error, of_signal, of_summary
 from batchcancel.errors import (
     BatchCancelError,
+    CanaryFailedError,
     ConservationError,
     CredentialsRefusedError,
     GateRefusedError,
@@ -26,6 +27,7 @@ from batchcancel.errors import (
     RunStoppingError,
     SafetyStopError,
     SettingsError,
+    ThresholdExceededError,
     TransportError,
     UsageError,
 )
@@ -47,6 +49,8 @@ CODES: dict[type[BatchCancelError], int] = {
     CredentialsRefusedError: 4,
     HostUntrustedError: 4,
     OutageTooLongError: 4,
+    ThresholdExceededError: 4,
+    CanaryFailedError: 4,
     ManifestChangedError: 4,
     LedgerInUseError: 5,
     LedgerFaultError: 6,
@@ -72,7 +76,7 @@ def test_every_error_ends_with_its_code(error: type[BatchCancelError], code: int
 
 
 def test_the_codes_are_the_documented_ones() -> None:
-    """Numbers never change; 7 belongs to options that are still to come."""
+    """Numbers never change."""
     assert {one.name: one.value for one in ExitCode} == {
         "DONE": 0,
         "DEFECT": 1,
@@ -81,6 +85,7 @@ def test_the_codes_are_the_documented_ones() -> None:
         "SAFETY_STOP": 4,
         "IN_USE": 5,
         "LEDGER_FAULT": 6,
+        "AS_ASKED": 7,
     }
 
 
@@ -101,23 +106,26 @@ COMPLETE, STOPPED, INTERRUPTED = RunState.COMPLETE, RunState.STOPPED, RunState.I
 
 
 @pytest.mark.parametrize(
-    ("state", "tally", "signum", "code"),
+    ("state", "tally", "signum", "code", "as_asked"),
     [
-        pytest.param(COMPLETE, Tally(), None, 0, id="nothing to do"),
-        pytest.param(COMPLETE, DONE, None, 0, id="paid is an answer"),
-        pytest.param(COMPLETE, Tally(rows=9, settled_earlier=9), None, 0, id="all settled earlier"),
-        pytest.param(COMPLETE, ERROR, None, 3, id="a final error of this run"),
-        pytest.param(COMPLETE, OPEN, None, 3, id="left open"),
-        pytest.param(INTERRUPTED, OPEN, None, 3, id="interrupted by no signal"),
-        pytest.param(INTERRUPTED, DONE, signal.SIGTERM, 143, id="signal over done"),
-        pytest.param(INTERRUPTED, ERROR, signal.SIGINT, 130, id="signal over errors"),
-        pytest.param(COMPLETE, ERROR, signal.SIGINT, 130, id="signal at the very end"),
-        pytest.param(STOPPED, ERROR, None, 4, id="safety stop over errors"),
-        pytest.param(STOPPED, OPEN, signal.SIGTERM, 4, id="safety stop over signal"),
+        pytest.param(COMPLETE, Tally(), None, 0, False, id="nothing to do"),
+        pytest.param(COMPLETE, DONE, None, 0, False, id="paid is an answer"),
+        pytest.param(COMPLETE, Tally(rows=9, settled_earlier=9), None, 0, False, id="all settled earlier"),
+        pytest.param(COMPLETE, ERROR, None, 3, False, id="a final error of this run"),
+        pytest.param(COMPLETE, OPEN, None, 3, False, id="left open"),
+        pytest.param(INTERRUPTED, OPEN, None, 3, False, id="interrupted by no signal"),
+        pytest.param(INTERRUPTED, DONE, signal.SIGTERM, 143, False, id="signal over done"),
+        pytest.param(INTERRUPTED, ERROR, signal.SIGINT, 130, False, id="signal over errors"),
+        pytest.param(COMPLETE, ERROR, signal.SIGINT, 130, False, id="signal at the very end"),
+        pytest.param(STOPPED, ERROR, None, 4, False, id="safety stop over errors"),
+        pytest.param(STOPPED, OPEN, signal.SIGTERM, 4, False, id="safety stop over signal"),
+        pytest.param(STOPPED, OPEN, None, 7, True, id="stopped where asked"),
+        pytest.param(STOPPED, ERROR, None, 7, True, id="stopped where asked over errors"),
+        pytest.param(STOPPED, OPEN, signal.SIGTERM, 143, True, id="signal over stopped where asked"),
     ],
 )
-def test_the_first_of_safety_stop_signal_and_errors_counts(
-    state: RunState, tally: Tally, signum: int | None, code: int
+def test_the_first_of_safety_stop_signal_limit_and_errors_counts(
+    state: RunState, tally: Tally, signum: int | None, code: int, *, as_asked: bool
 ) -> None:
     """Design section 4: several at once."""
     summary = RunSummary(
@@ -128,6 +136,7 @@ def test_the_first_of_safety_stop_signal_and_errors_counts(
         ledger="l",
         state=state,
         why=None,
+        as_asked=as_asked,
         tally=tally,
         amounts_canceled={},
         duration_s=1.0,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchcancel.errors import ManifestError
-from batchcancel.manifest import Check, Format, ManifestOptions, open_manifest
-from batchcancel.model import ManifestRow
+from batchcancel.manifest import Check, Format, ManifestOptions, open_manifest, read_excluded_ids
+from batchcancel.model import ManifestRow, MatchField, Standing
 
 DEFAULTS = ManifestOptions()
 
@@ -21,7 +21,9 @@ async def read_all(
     """Check the manifests, then read their rows."""
     names = [str(path) for path in paths]
     async with open_manifest(names, options=options, spool_dir=paths[0].parent) as manifest:
-        check = await manifest.check(is_settled=settled.__contains__)
+        check = await manifest.check(
+            standing_of=lambda key: Standing.SETTLED if key in settled else Standing.TO_ASK
+        )
         return check, [row async for row in manifest.rows()]
 
 
@@ -174,6 +176,80 @@ async def test_kept_columns_are_carried(tmp_path: Path, name: str, content: str,
     """A kept value stands under the name that was asked for; what is absent is empty."""
     _, rows = await read_all(written(tmp_path, name, content), options=ManifestOptions(keep=("total",)))
     assert [row.keep for row in rows] == [{"total": value} for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("a.csv", "id,open,due,cur\n1, 10.50 ,2026-01-05,USD\n2,,,\n", id="csv"),
+        pytest.param(
+            "a.jsonl", '{"id":"1","open":10.50,"due":"2026-01-05","cur":"USD"}\n{"id":"2"}\n', id="jsonl"
+        ),
+    ],
+)
+async def test_columns_to_match_are_read_and_not_kept(tmp_path: Path, name: str, content: str) -> None:
+    """By field; what is kept is told apart from what is matched."""
+    options = ManifestOptions(
+        keep=("cur",),
+        match={MatchField.TOTAL: "open", MatchField.DUE_DATE: "due", MatchField.CURRENCY: "CUR"},
+    )
+    _, rows = await read_all(written(tmp_path, name, content), options=options)
+    total, due, currency = MatchField.TOTAL, MatchField.DUE_DATE, MatchField.CURRENCY
+    assert rows[0].match == {total: "10.50", due: "2026-01-05", currency: "USD"}
+    assert rows[1].match == {total: "", due: "", currency: ""}
+    assert rows[0].keep == {"cur": "USD"}
+
+
+async def test_the_check_counts_where_invoices_stand(tmp_path: Path) -> None:
+    """Every row is in exactly one place; only what is asked about is open."""
+    standings = {
+        "1": Standing.SETTLED,
+        "2": Standing.EXCLUDED,
+        "3": Standing.HELD_BACK,
+        "4": Standing.TO_LOOK_UP,
+        "!b@d": Standing.SETTLED,
+    }
+    path = written(tmp_path, "a.txt", "1\n2\n3\n4\n5\n5\nb@d\nb@d2\n")
+    async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
+        check = await manifest.check(standing_of=lambda key: standings.get(key, Standing.TO_ASK))
+    assert (check.rows, check.distinct, check.invalid, check.duplicates) == (8, 5, 2, 1)
+    assert (check.settled, check.excluded, check.held_back, check.open, check.to_settle) == (2, 1, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("never.txt", "7\n8\n", id="txt"),
+        pytest.param("never.csv", "name,invoice_id\nx,7\ny,8\nz,7\n", id="csv"),
+        pytest.param("never.jsonl", '{"id":"7"}\n{"id":8}\n', id="jsonl"),
+        pytest.param("never", "7\n 8 \n\n", id="no suffix"),
+        pytest.param("never.lst", "7\n8\n", id="another suffix"),
+    ],
+)
+async def test_excluded_ids_are_read_from_any_kind_of_file(tmp_path: Path, name: str, content: str) -> None:
+    """By the file's name, and one id a line where it tells nothing."""
+    path = written(tmp_path, name, content)
+    assert await read_excluded_ids(str(path), encoding="utf-8", spool_dir=tmp_path) == {"7", "8"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        pytest.param("never.txt", "7\n12345.0\n", "row 2: '12345.0' is no invoice id", id="damaged id"),
+        pytest.param("never.csv", "a,b\n7,8\n", "no column is called invoice_id", id="no id column"),
+        pytest.param("-", "", "can't come from standard input", id="standard input"),
+        pytest.param("gone", None, "there is no such file|No such file", id="no such file"),
+    ],
+)
+async def test_a_list_that_would_protect_nobody_is_refused(
+    tmp_path: Path, name: str, content: str | None, words: str
+) -> None:
+    """Before anything is sent."""
+    path = name if name == "-" else str(tmp_path / name)
+    if content:
+        written(tmp_path, name, content)
+    with pytest.raises(ManifestError, match=words):
+        await read_excluded_ids(path, encoding="utf-8", spool_dir=tmp_path)
 
 
 async def test_a_json_key_with_spaces_is_found_by_its_trimmed_name(tmp_path: Path) -> None:

@@ -20,19 +20,20 @@ from batchcancel.errors import ManifestChangedError, ManifestError
 from batchcancel.manifest import Format, Manifest, ManifestOptions, open_manifest
 from batchcancel.manifest import source as source_module
 from batchcancel.manifest.source import Source, open_source
+from batchcancel.model import Standing
 
 DEFAULTS = ManifestOptions()
 CSV = ManifestOptions(format=Format.CSV)
 
 
-def never_settled(_invoice_id: str) -> bool:
-    """Say that every invoice is open."""
-    return False
+def to_ask(_key: str) -> Standing:
+    """Say that every invoice is to be asked about."""
+    return Standing.TO_ASK
 
 
-def open_descriptors() -> int:
-    """Count this process's descriptors."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+def is_open(path: Path) -> bool:
+    """Tell whether this process holds a descriptor of a file."""
+    return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
 
 
 def names_in(folder: Path) -> list[str]:
@@ -56,7 +57,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
 
 async def collected(manifest: Manifest) -> list[str]:
     """Check, then list the ids."""
-    await manifest.check(is_settled=never_settled)
+    await manifest.check(standing_of=to_ask)
     return [row.invoice_id async for row in manifest.rows()]
 
 
@@ -72,7 +73,7 @@ async def test_standard_input_is_spooled_unnamed(tmp_path: Path, piped: Callable
     piped(content)
     async with open_manifest(["-"], options=CSV, spool_dir=tmp_path) as manifest:
         assert names_in(tmp_path) == []
-        check = await manifest.check(is_settled=never_settled)
+        check = await manifest.check(standing_of=to_ask)
         assert [row.invoice_id async for row in manifest.rows()] == ["1", "2"]
     assert check.files[0].path == "-"
     assert check.files[0].sha256 == hashlib.sha256(content).hexdigest()
@@ -150,7 +151,7 @@ async def test_a_replaced_path_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "m.txt"
     path.write_text("1\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         other = tmp_path / "other.txt"
         other.write_text("666\n")
         other.replace(path)
@@ -184,7 +185,7 @@ async def test_a_changed_file_yields_no_row(tmp_path: Path, change: Callable[[Pa
     path = tmp_path / "m.txt"
     path.write_text("1\n2\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         change(path)
         rows = manifest.rows()
         with pytest.raises(ManifestChangedError, match=r"m\.txt: it changed since it was checked"):
@@ -200,7 +201,7 @@ async def test_a_change_that_keeps_size_and_time_is_found_before_it_is_parsed(
     path = tmp_path / "m.txt"
     path.write_text("1\n2\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         change(path)
         with pytest.raises(ManifestChangedError):
             await anext(manifest.rows())
@@ -215,7 +216,7 @@ async def test_a_later_block_that_changed_is_not_parsed(
     lines = [f"I{number:06d}" for number in range(300_000)]
     path.write_text("\n".join(lines))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         with path.open("r+b") as file:
             file.seek(-6, os.SEEK_END)
             file.write(b"666666")
@@ -233,7 +234,7 @@ async def test_a_file_that_grows_under_the_check_is_refused(tmp_path: Path) -> N
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
         grow(path)
         with pytest.raises(ManifestChangedError):
-            await manifest.check(is_settled=never_settled)
+            await manifest.check(standing_of=to_ask)
 
 
 async def test_a_file_that_changes_between_batches_stops_the_rows(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ async def test_a_file_that_changes_between_batches_stops_the_rows(tmp_path: Path
     path = tmp_path / "m.txt"
     path.write_text("\n".join(f"I{number}" for number in range(3000)))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         rows = manifest.rows()
         read = [(await anext(rows)).invoice_id]
         touch(path)
@@ -258,7 +259,7 @@ async def test_a_fault_in_the_second_pass_is_a_safety_stop(
     path = tmp_path / "m.txt"
     path.write_text("1\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
 
         def fail(_descriptor: int, _size: int, _offset: int) -> bytes:
             raise OSError(5, "Input/output error")
@@ -292,14 +293,14 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """Half-read passes and errors give their descriptors back."""
     path = tmp_path / "m.txt"
     path.write_text("\n".join(f"I{number}" for number in range(5000)))
-    before = open_descriptors()
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(is_settled=never_settled)
+        await manifest.check(standing_of=to_ask)
         rows = manifest.rows()
         await anext(rows)
+        assert is_open(path)
         await rows.aclose()  # type: ignore[attr-defined]  # an async generator behind its interface
     del rows, manifest
-    assert open_descriptors() == before
+    assert not is_open(path)
 
 
 async def test_a_canceled_check_leaves_the_manifest_usable(tmp_path: Path) -> None:
@@ -307,15 +308,15 @@ async def test_a_canceled_check_leaves_the_manifest_usable(tmp_path: Path) -> No
     path = tmp_path / "m.txt"
     path.write_text("\n".join(f"I{number}" for number in range(5000)))
 
-    def cancel(_invoice_id: str) -> bool:
+    def cancel(_key: str) -> Standing:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
-        return False
+        return Standing.TO_ASK
 
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(manifest.check(is_settled=cancel))
+            await asyncio.create_task(manifest.check(standing_of=cancel))
         with pytest.raises(RuntimeError):
             await anext(manifest.rows())
         assert len(await collected(manifest)) == 5000

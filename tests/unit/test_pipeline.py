@@ -9,27 +9,33 @@ from typing import Any
 
 import pytest
 
-from batchcancel import pipeline as pipeline_module
 from batchcancel.errors import (
+    CanaryFailedError,
     CredentialsRefusedError,
     LedgerWriteError,
     ManifestChangedError,
     ReplyLostError,
+    ThresholdExceededError,
 )
+from batchcancel.gates import Gates
 from batchcancel.model import (
     Event,
     Invoice,
     ManifestRow,
+    PauseStarted,
     Reason,
     Reply,
     RequestKind,
     Result,
     Skip,
+    SkipReason,
+    Standing,
     StopRequested,
     Tally,
 )
 from batchcancel.pace import Pace
 from batchcancel.pipeline import Pipeline
+from batchcancel.pipeline import pipeline as pipeline_module
 from batchcancel.retry import Retrier
 
 InVirtualTime = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -49,6 +55,8 @@ class House:
         self.rows: list[Result | Skip] = []
         self.settled: set[str] = set()
         self.unknown: set[str] = set()
+        self.standings: dict[str, Standing] = {}
+        self.gates = Gates()
         self.events: list[Event] = []
         self.read = 0
         self.most_ahead = 0
@@ -81,11 +89,10 @@ class House:
             raise LedgerWriteError("disk full")
         self.rows.append(record)
 
-    def is_settled(self, key: str) -> bool:
-        return key in self.settled
-
-    def needs_look_up(self, key: str) -> bool:
-        return key in self.unknown
+    def standing_of(self, key: str) -> Standing:
+        if key in self.settled:
+            return Standing.SETTLED
+        return Standing.TO_LOOK_UP if key in self.unknown else self.standings.get(key, Standing.TO_ASK)
 
     async def manifest(self, rows: Iterable[ManifestRow]) -> AsyncIterator[ManifestRow]:
         for row in rows:
@@ -96,14 +103,21 @@ class House:
             yield row
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
-        self.pace = Pace(self.serve, concurrency=self.concurrency, rate=None, max_outage_s=600)
+        self.pace = Pace(
+            self.serve,
+            concurrency=self.concurrency,
+            rate=None,
+            max_outage_s=600,
+            on_event=self.events.append,
+        )
         retrier = Retrier(self.pace, max_attempts=3, ledger_began_at=None)
         self.pipeline = Pipeline(
             retrier=retrier,
             pace=self.pace,
             sink=self,
-            standing=self,
+            standing_of=self.standing_of,
             concurrency=self.concurrency,
+            gates=self.gates,
             on_event=self.events.append,
         )
         self.pace.unfinished = self.pipeline.unfinished
@@ -335,3 +349,142 @@ def test_lost_replies_cost_one_post_and_one_get_each(in_virtual_time: InVirtualT
     in_virtual_time(house.run(ids(50)))
     assert Counter(kind for kind, _ in house.sent) == {CANCEL: 50, LOOK_UP: 50}
     assert set(house.reasons().values()) == {Reason.CANCELED}
+
+
+# --- gates ----------------------------------------------------------------------------------------
+
+
+def test_the_limit_counts_invoices_that_are_asked_about(in_virtual_time: InVirtualTime) -> None:
+    """Settled, invalid, excluded and repeated rows use none of it up; what is in hand comes to its end."""
+    house = House(concurrency=4)
+    house.gates = Gates(limit=3)
+    house.settled = {"1"}
+    house.standings = {"3": Standing.EXCLUDED}
+    rows = [
+        *ids(3),
+        ManifestRow(row=4, invoice_id="1", duplicate_of=1),
+        ManifestRow(row=5, invoice_id="b@d", valid=False),
+        *[ManifestRow(row=row, invoice_id=str(row)) for row in range(6, 12)],
+    ]
+    tally = in_virtual_time(house.run(rows))
+    assert house.pipeline.is_at_limit
+    assert {invoice_id for _, invoice_id in house.sent} == {"2", "6", "7"}
+    assert tally == Tally(
+        rows=11,
+        results={Reason.CANCELED: 3, Reason.INVALID_ID: 1},
+        settled_earlier=1,
+        duplicates=1,
+        excluded=1,
+        open=4,
+    )
+    assert tally.is_conserved
+
+
+def test_a_limit_that_is_just_enough_is_not_reached(in_virtual_time: InVirtualTime) -> None:
+    """Nothing was left because of it."""
+    house = House()
+    house.gates = Gates(limit=3)
+    assert in_virtual_time(house.run([*ids(3), ManifestRow(row=4, invoice_id="1", duplicate_of=1)])).open == 0
+    assert not house.pipeline.is_at_limit
+
+
+def test_a_limit_lets_retries_go_on(in_virtual_time: InVirtualTime) -> None:
+    """What was begun is brought to its end, however many requests that takes."""
+    house = House()
+    house.gates = Gates(limit=1)
+    first = iter([ReplyLostError("reset")])
+    house.answers = {"1": lambda kind: next(first, None) if kind is CANCEL else None}
+    tally = in_virtual_time(house.run(ids(9)))
+    assert (tally.results, tally.open) == ({Reason.CANCELED: 1}, 8)
+
+
+def test_nothing_is_sent_for_excluded_and_held_back_rows(in_virtual_time: InVirtualTime) -> None:
+    """An excluded row is skipped on record; one that is held back stays open, without a row."""
+    house = House()
+    house.standings = {"1": Standing.EXCLUDED, "2": Standing.HELD_BACK}
+    tally = in_virtual_time(house.run(ids(3)))
+    assert house.sent == [(CANCEL, "3")]
+    assert (tally.excluded, tally.open, tally.is_conserved) == (1, 1, True)
+    assert [(row.row, row.why) for row in house.rows if isinstance(row, Skip)] == [(1, SkipReason.EXCLUDED)]
+
+
+def test_the_rest_waits_for_the_canary(in_virtual_time: InVirtualTime) -> None:
+    """The first few are canceled and looked up before anything else leaves."""
+    house = House(concurrency=4)
+    house.gates = Gates(canary=2)
+    tally = in_virtual_time(house.run(ids(8)))
+    assert sorted(house.sent[:2]) == [(CANCEL, "1"), (CANCEL, "2")]
+    assert sorted(house.sent[2:4]) == [(LOOK_UP, "1"), (LOOK_UP, "2")]
+    assert sorted(house.sent[4:]) == [(CANCEL, str(number)) for number in range(3, 9)]
+    assert tally.results == {Reason.CANCELED: 8}
+
+
+def test_a_canary_that_is_not_what_its_reply_said_stops_the_run(in_virtual_time: InVirtualTime) -> None:
+    """The reply said canceled, the invoice does not: it is unknown, and no other one is touched."""
+    house = House(concurrency=4)
+    house.gates = Gates(canary=2)
+    said_sent = Reply(http_status=200, is_object=True, invoice=Invoice(id="2", status="SENT"))
+    house.answers = {"2": lambda kind: said_sent if kind is LOOK_UP else None}
+    with pytest.raises(CanaryFailedError, match="2, ended as unknown"):
+        in_virtual_time(house.run(ids(8)))
+    assert {invoice_id for _, invoice_id in house.sent} == {"1", "2"}
+    assert house.reasons() == {"1": Reason.CANCELED, "2": Reason.UNKNOWN}
+    assert (house.tally.open, house.tally.is_conserved) == (6, True)
+
+
+def test_a_stop_lets_go_what_waits_for_the_canary(in_virtual_time: InVirtualTime) -> None:
+    """Nothing hangs, and the row that was read meanwhile stays open."""
+    house = House(concurrency=4)
+    house.gates = Gates(canary=1)
+    house.slow_s = {"1": 2.0}
+    tally = in_virtual_time(house.run(ids(8), during=after(1.0, lambda: house.pipeline.stop("SIGTERM"))))
+    assert {invoice_id for _, invoice_id in house.sent} == {"1"}
+    assert (tally.results, tally.open, tally.is_conserved) == ({Reason.CANCELED: 1}, 7, True)
+
+
+def test_an_abort_loses_no_row_that_waits_for_the_canary(in_virtual_time: InVirtualTime) -> None:
+    """The one that was read is counted, though its task is cancelled."""
+    house = House(concurrency=4)
+    house.gates = Gates(canary=1)
+    house.slow_s = {"1": 500.0}
+    tally = in_virtual_time(house.run(ids(8), during=after(1.0, lambda: house.pipeline.abort("SIGTERM"))))
+    assert (tally.results, tally.open, tally.is_conserved) == ({Reason.UNKNOWN: 1}, 7, True)
+
+
+def test_a_canary_larger_than_the_manifest_is_all_of_it(in_virtual_time: InVirtualTime) -> None:
+    """Every invoice is confirmed, and nobody waits for more."""
+    house = House()
+    house.gates = Gates(canary=50)
+    assert in_virtual_time(house.run(ids(3))).results == {Reason.CANCELED: 3}
+    assert len(house.sent) == 6
+
+
+def test_too_many_errors_stop_and_drain(in_virtual_time: InVirtualTime) -> None:
+    """What is in flight comes back and has its row; the rest stays open."""
+    house = House(concurrency=4)
+    house.gates = Gates(max_errors=0)
+    house.answers = {"3": lambda _kind: Reply(http_status=404, is_object=True)}
+    with pytest.raises(ThresholdExceededError, match="--max-errors"):
+        in_virtual_time(house.run(ids(500)))
+    assert house.reasons()["3"] is Reason.NOT_FOUND
+    assert set(house.reasons()) == {invoice_id for _, invoice_id in house.sent}
+    assert house.tally.open > 480
+    assert house.tally.is_conserved
+
+
+def test_posts_that_fail_while_look_ups_work_are_stopped_by_the_error_rate(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    """Such a service is no outage: each invoice uses its attempts, and the run stops at a hundred rows."""
+    house = House(concurrency=16)
+    house.gates = Gates(max_error_rate=50)
+    broken = Reply(http_status=503)
+    house.answers = {
+        str(number): lambda kind: broken if kind is CANCEL else None for number in range(1, 2001)
+    }
+    with pytest.raises(ThresholdExceededError, match="--max-error-rate"):
+        in_virtual_time(house.run(ids(2000)))
+    assert set(house.reasons().values()) == {Reason.UNKNOWN}
+    assert len(house.reasons()) >= 100
+    assert house.tally.is_conserved
+    assert not [event for event in house.events if isinstance(event, PauseStarted)]

@@ -25,7 +25,7 @@ from batchcancel.ledger.record import (
     encode_run,
     encode_skip,
 )
-from batchcancel.model import Outcome, Reason, ResolvedBy, Result, RunState, Skip, utc_text
+from batchcancel.model import Outcome, Reason, ResolvedBy, Result, RunState, Skip, SkipReason, utc_text
 
 RUN = RunRecord(
     run_id="r1",
@@ -93,7 +93,7 @@ BARE_RESULT_BODY = (
     '"amount":null,"balance":null,"currency":null,"correlation_id":null,"submitted_at":null,'
     '"at":"2026-11-22T10:00:01.000Z","latency_ms":null,"message":null,"keep":{"name":"x"}'
 )
-SKIP = Skip(row=9, invoice_id="2675", why="duplicate", of_row=2)
+SKIP = Skip(row=9, invoice_id="2675", why=SkipReason.DUPLICATE, of_row=2)
 SKIP_BODY = '{"type":"skip","run_id":"r1","row":9,"invoice_id":"2675","why":"duplicate","of_row":2'
 END = EndRecord(
     run_id="r1",
@@ -140,7 +140,7 @@ def test_crc_of_a_known_line_is_pinned() -> None:
     small = next(
         line
         for row in range(1000)
-        if b'"crc":"0' in (line := encode_skip("r", Skip(row=row, invoice_id="1", why="d", of_row=1)))
+        if b'"crc":"0' in (line := encode_skip("r", Skip(row=row, invoice_id="1", why=SkipReason.EXCLUDED)))
     )
     assert decode(small[:-1]) is not None
 
@@ -266,7 +266,7 @@ def test_text_that_is_no_unicode_becomes_question_marks() -> None:
     "encode",
     [
         pytest.param(
-            lambda text: encode_skip("r", Skip(row=1, invoice_id="1", why=text, of_row=1)), id="skip"
+            lambda text: encode_skip("r", Skip(row=1, invoice_id=text, why=SkipReason.EXCLUDED)), id="skip"
         ),
         pytest.param(
             lambda text: encode_end(

@@ -19,6 +19,7 @@ from batchcancel.model import (
     Event,
     Invoice,
     ManifestRow,
+    MatchField,
     Outcome,
     Reason,
     Reply,
@@ -69,7 +70,9 @@ class Script:
         self,
         *,
         max_attempts: int = 5,
-        look_up_first: bool = False,
+        is_in_doubt: bool = False,
+        is_canary: bool = False,
+        match: dict[MatchField, str] | None = None,
         ledger_began_at: float | None = None,
         before: Callable[[Pace], object] = lambda _pace: None,
     ) -> Result | None:
@@ -80,7 +83,9 @@ class Script:
         retrier = Retrier(
             pace, max_attempts=max_attempts, ledger_began_at=ledger_began_at, on_event=self.events.append
         )
-        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"), look_up_first=look_up_first)
+        row = ManifestRow(row=1, invoice_id="2675", match=match)
+        case = retrier.open_case(row, is_in_doubt=is_in_doubt)
+        case.is_canary = is_canary
         step = await retrier.advance(case)
         if isinstance(step, Waiting):
             step = await retrier.persist(case, step)
@@ -281,7 +286,7 @@ def test_an_outage_costs_no_attempt(in_virtual_time: InVirtualTime) -> None:
 def test_a_run_after_unknown_begins_with_a_look_up(in_virtual_time: InVirtualTime) -> None:
     """Where an earlier POST may have acted, its effect is looked for before another is sent."""
     script = Script([DONE], [SENT])
-    result = in_virtual_time(script.settle(look_up_first=True))
+    result = in_virtual_time(script.settle(is_in_doubt=True))
     assert script.sent == ["look_up", "cancel"]
     assert (result.reason, result.attempts, result.lookups) == (Reason.CANCELED, 1, 1)
 
@@ -292,7 +297,7 @@ def test_unknown_is_not_forgotten_until_a_look_up_has_read_the_status(
 ) -> None:
     """Where the next run's look-up is refused, the run after it has to look first too."""
     script = Script([DONE], [reply])
-    result = in_virtual_time(script.settle(look_up_first=True, before=_with_patience))
+    result = in_virtual_time(script.settle(is_in_doubt=True, before=_with_patience))
     assert (result.reason, result.attempts) == (Reason.UNKNOWN, 0)
 
 
@@ -318,7 +323,7 @@ def test_an_untrusted_host_leaves_the_invoice_open(in_virtual_time: InVirtualTim
     async def scenario() -> object:
         pace = Pace(refuse, concurrency=1, rate=None, max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
-        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"), look_up_first=False)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         with pytest.raises(HostUntrustedError):
             await retrier.advance(case)
         return retrier.abandon(case)
@@ -364,7 +369,7 @@ def test_a_refused_key_is_raised_and_leaves_the_invoice_open(in_virtual_time: In
     async def scenario() -> object:
         pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
-        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"), look_up_first=False)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         with pytest.raises(CredentialsRefusedError):
             await retrier.advance(case)
         return retrier.abandon(case)
@@ -381,7 +386,7 @@ def test_an_account_that_is_refused_everywhere_is_no_invoices_fault(in_virtual_t
         pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
         await pace.greet()
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
-        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"), look_up_first=False)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         with pytest.raises(CredentialsRefusedError, match="or the account"):
             await retrier.advance(case)
         return retrier.abandon(case)
@@ -436,9 +441,7 @@ def test_a_post_that_is_cancelled_in_flight_is_unknown(in_virtual_time: InVirtua
     async def scenario() -> tuple[object, object]:
         pace = Pace(hang, concurrency=1, rate=None, max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
-        cases: list[Case] = [
-            retrier.open_case(ManifestRow(row=row, invoice_id="2675"), look_up_first=False) for row in (1, 2)
-        ]
+        cases: list[Case] = [retrier.open_case(ManifestRow(row=row, invoice_id="2675")) for row in (1, 2)]
         tasks = [asyncio.create_task(retrier.advance(case)) for case in cases]
         await asyncio.sleep(1)
         for task in tasks:
@@ -449,3 +452,126 @@ def test_a_post_that_is_cancelled_in_flight_is_unknown(in_virtual_time: InVirtua
     in_flight, queued = in_virtual_time(scenario())
     assert in_flight.result.reason is Reason.UNKNOWN
     assert queued == LeftOpen()
+
+
+MATCHING, OTHER = {MatchField.TOTAL: "10.1"}, {MatchField.TOTAL: "10.2"}
+
+
+@pytest.mark.parametrize(
+    ("script", "is_canary", "match", "sent", "reason"),
+    [
+        pytest.param(
+            Script([DONE], [DONE]), True, None, "cancel look_up", Reason.CANCELED, id="canary confirmed"
+        ),
+        pytest.param(
+            Script([DONE], [SENT, said(500), DONE]),
+            True,
+            None,
+            "cancel look_up look_up look_up",
+            Reason.CANCELED,
+            id="canary confirmed late",
+        ),
+        pytest.param(
+            Script([DONE], [SENT]),
+            True,
+            None,
+            "cancel look_up look_up look_up look_up look_up",
+            Reason.UNKNOWN,
+            id="canary contradicted: no second POST",
+        ),
+        pytest.param(
+            Script([DONE], [said(404)]),
+            True,
+            None,
+            "cancel look_up look_up look_up look_up look_up",
+            Reason.UNKNOWN,
+            id="canary gone",
+        ),
+        pytest.param(
+            Script([REFUSED], [said(200, "PAID")]),
+            True,
+            None,
+            "cancel look_up",
+            Reason.PAID,
+            id="paid",
+        ),
+        pytest.param(
+            Script([DONE], [SENT]), False, MATCHING, "look_up cancel", Reason.CANCELED, id="match, then POST"
+        ),
+        pytest.param(Script([], [SENT]), False, OTHER, "look_up", Reason.MISMATCH, id="no match, no POST"),
+        pytest.param(
+            Script([], [said(200, "PAID")]),
+            False,
+            OTHER,
+            "look_up",
+            Reason.MISMATCH,
+            id="another is paid",
+        ),
+        pytest.param(
+            Script([], [said(200, "PAID")]), False, MATCHING, "look_up", Reason.PAID, id="match, and paid"
+        ),
+        pytest.param(Script([], [said(404)]), False, MATCHING, "look_up", Reason.NOT_FOUND, id="no invoice"),
+        pytest.param(
+            Script([LOST], [SENT, said(200, "CANCELED")]),
+            False,
+            MATCHING,
+            "look_up cancel look_up",
+            Reason.CANCELED,
+            id="match, lost reply",
+        ),
+        pytest.param(
+            Script([DONE], [SENT, said(200, "CANCELED")]),
+            True,
+            MATCHING,
+            "look_up cancel look_up",
+            Reason.CANCELED,
+            id="match and canary",
+        ),
+        pytest.param(
+            Script([], [said(503)]),
+            False,
+            MATCHING,
+            "look_up look_up look_up look_up look_up",
+            Reason.SERVER_ERROR,
+            id="match never read: nothing was done",
+        ),
+        pytest.param(
+            Script([], [LOST]),
+            False,
+            MATCHING,
+            "look_up look_up look_up look_up look_up",
+            Reason.NETWORK,
+            id="match never answered: nothing was done",
+        ),
+    ],
+)
+def test_what_is_confirmed_or_matched_is_looked_up(
+    in_virtual_time: InVirtualTime,
+    script: Script,
+    *,
+    is_canary: bool,
+    match: dict[MatchField, str] | None,
+    sent: str,
+    reason: Reason,
+) -> None:
+    """A canary's cancelation counts once the invoice says so; what must match is canceled only if it does."""
+    result = in_virtual_time(script.settle(is_canary=is_canary, match=match, before=_with_patience))
+    asked = [kind for kind in script.sent if kind != "probe"]
+    assert (" ".join(asked), result.reason) == (sent, reason)
+
+
+def test_a_canary_that_is_dropped_before_its_look_up_is_unknown(in_virtual_time: InVirtualTime) -> None:
+    """The next run begins with a look-up, so that nothing is taken for confirmed that is not."""
+
+    async def drop() -> Settled | LeftOpen:
+        script = Script([DONE], [said(500)])
+        pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
+        retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
+        case.is_canary = True
+        await retrier.advance(case)
+        return retrier.abandon(case)
+
+    ending = in_virtual_time(drop())
+    assert isinstance(ending, Settled)
+    assert (ending.result.reason, ending.result.attempts) == (Reason.UNKNOWN, 1)

@@ -610,6 +610,10 @@ def test_every_default_is_the_documented_one() -> None:
         "timeout": 30.0,
         "max_attempts": 5,
         "max_outage": 600.0,
+        "max_error_rate": 50.0,
+        "canary": 0,
+        "match": (),
+        "retry_errors": "open",
         "yes": False,
         "json": False,
         "progress": "auto",
@@ -617,6 +621,32 @@ def test_every_default_is_the_documented_one() -> None:
         "log_level": "warning",
         "auth": "jwt",
     }
+
+
+@pytest.mark.parametrize("text", ["12.5%", "12.5", " 12.5 % "], ids=repr)
+def test_percentages_are_read_with_and_without_their_sign(text: str) -> None:
+    """People write both."""
+    settings = load(max_mismatch=text, max_error_rate=text)
+    assert (settings.options.max_mismatch, settings.options.max_error_rate) == (12.5, 12.5)
+    assert load({"BATCHCANCEL_MAX_MISMATCH": text}).options.max_mismatch == 12.5
+
+
+@pytest.mark.parametrize("text", ["101%", "-1", "%", "half", "0.1.2"], ids=repr)
+def test_what_is_no_percentage_is_refused(text: str) -> None:
+    """With its bounds."""
+    assert refusal(max_error_rate=text) == "--max-error-rate takes a number from 0 to 100."
+
+
+def test_conditions_come_from_every_source() -> None:
+    """Commas stand between several in the environment; paths in a file are relative to it."""
+    write_config('match = ["amount=total"]\nexclude = "never.txt"\nexpect_count = "5"\n', "conf/b.toml")
+    from_file = load({"BATCHCANCEL_CONFIG": "conf/b.toml"})
+    assert (from_file.match, from_file.options.exclude) == ({"total": "amount"}, "conf/never.txt")
+    assert from_file.expect_count == (5, 5)
+    environ = {"BATCHCANCEL_MATCH": "amount=total, cur=currency", "BATCHCANCEL_EXPECT_COUNT": "1-9"}
+    assert load(environ).match == {"total": "amount", "currency": "cur"}
+    assert load(environ).expect_count == (1, 9)
+    assert load().match == {}
 
 
 def test_a_path_that_no_system_takes_is_a_mistake_of_the_user() -> None:

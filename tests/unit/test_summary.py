@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchcancel.job.account import Account
+from batchcancel.job.account import COMPLETE, Account
 from batchcancel.model import Reason, ResolvedBy, Result, RunState, RunSummary, Tally
 from batchcancel.report import mask, summary_json, summary_text
 from batchcancel.settings import load_settings
@@ -237,7 +237,7 @@ def test_only_what_this_run_canceled_is_an_amount_of_it() -> None:
     account.note(result(Reason.CANCELED, amount="1000", currency="JPY"))
     account.note(result(Reason.CANCELED, amount=None, currency="USD"))
     account.note(result(Reason.CANCELED, amount="5", currency=None))
-    closed = account.close("0b5c", RunState.COMPLETE, None, Tally())
+    closed = account.close("0b5c", COMPLETE, Tally())
     assert closed.amounts_canceled == {"JPY": "1000", "USD": "0.30"}
 
 
@@ -289,6 +289,7 @@ def test_the_json_summary_is_pinned() -> None:
         },
         "settled_earlier": 4,
         "duplicates": 3,
+        "excluded": 0,
         "open": 0,
         "amounts_canceled": {"USD": "1234567.10"},
         "duration_s": 2.0,

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from batchcancel.errors import NotSentError, ReplyLostError
-from batchcancel.model import Invoice, Reason, Reply, RequestKind, ResolvedBy
+from batchcancel.model import Invoice, MatchField, Reason, Reply, RequestKind, ResolvedBy
 from batchcancel.verdict import (
     Answer,
     AskKey,
@@ -16,6 +16,7 @@ from batchcancel.verdict import (
     Send,
     Settle,
     SignAfresh,
+    is_match,
     is_unanswered,
     judge_lookup,
     judge_post,
@@ -46,6 +47,7 @@ POST_ROWS: list[tuple[str, Answer, Facts, Decision]] = [
         facts(),
         Settle(Reason.CANCELED, ResolvedBy.RESPONSE),
     ),
+    ("good 2xx of a canary", reply(200, "CANCELED"), facts(is_canary=True), LOOK_UP_NOW),
     ("canceled but another invoice", reply(200, "CANCELED", id="1", number="1"), facts(), LOOK_UP_NOW),
     ("canceled but no id", reply(200, "CANCELED", id=None, number=None), facts(), LOOK_UP_NOW),
     ("2xx with another status", reply(200, "SENT"), facts(), LOOK_UP_NOW),
@@ -92,6 +94,9 @@ POST_ROWS: list[tuple[str, Answer, Facts, Decision]] = [
 ]
 
 REFUSED_ONCE = {"refusals": 1, "refused_last": True}
+CANARY = facts(is_canary=True, unconfirmed=True)
+LAST_CANARY = facts(is_canary=True, unconfirmed=True, lookups_left=0)
+LATE_CANARY = facts(is_canary=True, unconfirmed=True, out_of_time=True)
 LOOKUP_ROWS: list[tuple[str, Answer, Facts, Decision]] = [
     ("PAID", reply(200, "PAID"), facts(), Settle(Reason.PAID, ResolvedBy.LOOKUP)),
     ("PARTIAL", reply(200, "PARTIAL"), facts(), Settle(Reason.PARTIAL, ResolvedBy.LOOKUP)),
@@ -226,6 +231,16 @@ LOOKUP_ROWS: list[tuple[str, Answer, Facts, Decision]] = [
     ("2xx that is no object", Reply(http_status=200), facts(), LOOK_UP_LATER),
     ("reply lost", LOST, facts(), LOOK_UP_LATER),
     ("not sent", NOT_SENT, facts(), LOOK_UP_LATER),
+    ("canary CANCELED", reply(200, "CANCELED"), CANARY, Settle(Reason.CANCELED, ResolvedBy.LOOKUP)),
+    ("canary SENT", reply(200, "SENT"), CANARY, LOOK_UP_LATER),
+    ("canary PAID", reply(200, "PAID"), CANARY, LOOK_UP_LATER),
+    ("canary 404", reply(404), CANARY, LOOK_UP_LATER),
+    ("canary 400", reply(400), CANARY, LOOK_UP_LATER),
+    ("canary 401", reply(401), CANARY, SignAfresh(GET)),
+    ("canary 500, look-ups used up", reply(500), LAST_CANARY, Settle(Reason.UNKNOWN)),
+    ("canary SENT, look-ups used up", reply(200, "SENT"), LAST_CANARY, Settle(Reason.UNKNOWN)),
+    ("canary CANCELED by a 404", reply(404, "CANCELED"), CANARY, LOOK_UP_LATER),
+    ("canary 429, time used up", reply(429), LATE_CANARY, Settle(Reason.UNKNOWN)),
 ]
 
 
@@ -294,3 +309,67 @@ def test_nothing_more_is_sent_when_budgets_are_used_up() -> None:
 def test_a_post_is_unanswered_unless_refused_or_done(answer: Answer, *, expected: bool) -> None:
     """Only a 4xx, a good 2xx and what never left say for sure what became of a POST."""
     assert is_unanswered(answer, "2675") is expected
+
+
+INVOICE = Invoice(amount="2623.640", currency="USD", due_date="2019-07-11")
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "expected"),
+    [
+        pytest.param(MatchField.TOTAL, "2623.64", True, id="total"),
+        pytest.param(MatchField.TOTAL, " 2,623.6400 ", True, id="total, grouped"),
+        pytest.param(MatchField.TOTAL, "2623.65", False, id="another total"),
+        pytest.param(MatchField.TOTAL, "-2623.64", False, id="negative"),
+        pytest.param(MatchField.TOTAL, "26,23.64", False, id="grouped wrongly"),
+        pytest.param(MatchField.TOTAL, "2.623,64", False, id="points and commas the other way"),
+        pytest.param(MatchField.TOTAL, "2.62364E3", False, id="damaged by a spreadsheet"),
+        pytest.param(MatchField.TOTAL, "$2623.64", False, id="with a sign"),
+        pytest.param(MatchField.TOTAL, "", False, id="empty total"),
+        pytest.param(MatchField.TOTAL, "NaN", False, id="not a number"),
+        pytest.param(MatchField.TOTAL, "٢٦٢٣.٦٤", False, id="other digits"),
+        pytest.param(MatchField.CURRENCY, "usd ", True, id="currency"),
+        pytest.param(MatchField.CURRENCY, "EUR", False, id="another currency"),
+        pytest.param(MatchField.CURRENCY, "", False, id="empty currency"),
+        pytest.param(MatchField.DUE_DATE, "2019-07-11", True, id="date"),
+        pytest.param(MatchField.DUE_DATE, "11/07/2019", False, id="a date in another form"),
+        pytest.param(MatchField.DUE_DATE, "", False, id="empty date"),
+    ],
+)
+def test_a_field_matches_only_what_is_the_same(field: MatchField, text: str, *, expected: bool) -> None:
+    """In doubt nothing matches, so that nothing is canceled."""
+    assert is_match(INVOICE, {field: text}) is expected
+
+
+@pytest.mark.parametrize("field", list(MatchField))
+@pytest.mark.parametrize("text", ["", "0", "None"], ids=repr)
+def test_what_the_invoice_lacks_matches_nothing(field: MatchField, text: str) -> None:
+    """An absent field is not an empty one."""
+    assert not is_match(Invoice(), {field: text})
+
+
+def test_every_field_has_to_match() -> None:
+    """One right field does not outweigh a wrong one."""
+    right = {MatchField.TOTAL: "2623.64", MatchField.CURRENCY: "USD"}
+    assert is_match(INVOICE, right)
+    assert not is_match(INVOICE, right | {MatchField.DUE_DATE: "2019-07-12"})
+
+
+def test_nothing_is_canceled_that_does_not_match() -> None:
+    """Whatever a look-up says: no POST goes out, and no status is taken for the manifest's invoice."""
+    for answer in _everything():
+        decision = judge_lookup(answer, facts(posted=False, to_match={MatchField.TOTAL: "1"}))
+        assert not (isinstance(decision, Send) and decision.kind is POST)
+        if isinstance(decision, Settle):
+            assert decision.reason in {Reason.MISMATCH, Reason.NOT_FOUND}
+
+
+def test_a_canary_is_never_posted_again() -> None:
+    """Once its cancelation was accepted, it ends as canceled or unknown."""
+    for answer, known in itertools.product(_everything(), (CANARY, LAST_CANARY)):
+        decision = judge_lookup(answer, known)
+        then = decision.then if isinstance(decision, AskKey) else decision
+        if isinstance(then, Settle):
+            assert then.reason in {Reason.CANCELED, Reason.UNKNOWN}
+        else:
+            assert then.kind is GET

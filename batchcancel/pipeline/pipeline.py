@@ -12,20 +12,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Protocol
 
-from msgspec import UNSET
-
 from batchcancel.errors import BatchCancelError, LedgerFaultError, SafetyStopError
+from batchcancel.gates import Canary, Gates, Thresholds
 from batchcancel.model import (
     Event,
     ManifestRow,
     Reason,
     Result,
     Skip,
+    SkipReason,
+    Standing,
     StopRequested,
     Tally,
-    utc_text,
 )
 from batchcancel.pace import Pace
+from batchcancel.pipeline.unasked import unasked
 from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Waiting
 
 MAX_WAITING: Final = 10_000
@@ -45,18 +46,6 @@ class Sink(Protocol):
         ...
 
 
-class Standing(Protocol):
-    """What earlier runs found; ``ledger.History`` is the real one."""
-
-    def is_settled(self, key: str) -> bool:
-        """Tell whether an invoice, by ``ManifestRow.key``, has a final answer."""
-        ...
-
-    def needs_look_up(self, key: str) -> bool:
-        """Tell whether the service may have acted on an invoice without an answer."""
-        ...
-
-
 class Pipeline:
     """One pass of a manifest's rows through the service into the ledger."""
 
@@ -66,33 +55,51 @@ class Pipeline:
         retrier: Retrier,
         pace: Pace,
         sink: Sink,
-        standing: Standing,
+        standing_of: Callable[[str], Standing],
         concurrency: int,
+        gates: Gates = Gates(),  # noqa: B008 - frozen
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
-        """Prepare; nothing is read and nothing sent."""
+        """Prepare; nothing is read and nothing sent.
+
+        Args:
+            retrier: Brings one invoice to its end.
+            pace: What the retrier sends through; told to stop.
+            sink: Takes the rows.
+            standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
+            concurrency: Invoices that are asked about at the same time.
+            gates: What has to hold while invoices are asked about.
+            on_event: Told of a stop; must not block.
+        """
         self._retrier = retrier
         self._pace = pace
         self._sink = sink
-        self._standing = standing
+        self._standing_of = standing_of
+        self._thresholds = Thresholds(gates)
+        self._canary = Canary(gates.canary)
+        self._left_to_ask = gates.limit
         self._concurrency = concurrency
         self._on_event = on_event
         self._reading = asyncio.Lock()
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_requested = asyncio.Event()
+        self._let_through = asyncio.Event()
         self._failures: list[Exception] = []
         self._exhausted = False
+        self.is_at_limit = False
+        """Whether invoices were left because the limit was reached."""
         self._rows_read = 0
         self._in_hand: dict[Case, _Ending | None] = {}
         self._results: Counter[Reason] = Counter()
         self._settled_earlier = 0
-        self._duplicates = 0
+        self._skips: Counter[SkipReason] = Counter()
         self._left_open = 0
 
     def unfinished(self) -> int:
         """Return how many invoices are in hand; more than can matter while rows are still unread."""
-        return len(self._in_hand) + (0 if self._exhausted else MAX_WAITING)
+        more_to_come = not self._exhausted and not self._canary.holds_back
+        return len(self._in_hand) + (MAX_WAITING if more_to_come else 0)
 
     def tally(self, *, rows: int) -> Tally:
         """Count what became of the rows so far.
@@ -104,7 +111,8 @@ class Pipeline:
             rows=rows,
             results=dict(self._results),
             settled_earlier=self._settled_earlier,
-            duplicates=self._duplicates,
+            duplicates=self._skips[SkipReason.DUPLICATE],
+            excluded=self._skips[SkipReason.EXCLUDED],
             open=self._left_open + len(self._in_hand) + rows - self._rows_read,
         )
 
@@ -112,6 +120,7 @@ class Pipeline:
         """Let no new cancelation leave and drain what is in flight, for at most ``DRAIN_S``."""
         if not self._stop_requested.is_set():
             self._stop_requested.set()
+            self._let_through.set()
             self._pace.stop()
             self._on_event(StopRequested(why=why))
 
@@ -177,27 +186,51 @@ class Pipeline:
         self.abort("the time to drain is over")
 
     async def _work(self, rows: AsyncIterator[ManifestRow]) -> None:
-        while (row := await self._next_row(rows)) is not None:
-            if row.duplicate_of is None and self._standing.is_settled(row.key):
-                self._settled_earlier += 1
-                continue
-            case = self._retrier.open_case(row, look_up_first=self._standing.needs_look_up(row.key))
-            self._in_hand[case] = None
-            if row.duplicate_of is not None:
-                await self._close(case, _skip(row, row.duplicate_of))
-            elif not row.valid:
-                await self._close(case, Settled(_invalid(row)))
-            else:
-                await self._cancel_invoice(case)
+        while (case := await self._next_case(rows)) is not None:
+            await self._cancel_invoice(case)
 
-    async def _next_row(self, rows: AsyncIterator[ManifestRow]) -> ManifestRow | None:
+    async def _next_case(self, rows: AsyncIterator[ManifestRow]) -> Case | None:
+        """Read on to the next invoice that is to be asked about, and end the rows before it."""
         async with self._reading:
-            if self._exhausted or self._pace.is_stopping:
-                return None
-            row = await anext(rows, None)
-            self._exhausted = row is None
-            self._rows_read += row is not None
-            return row
+            while not (self._exhausted or self._pace.is_stopping):
+                row = await anext(rows, None)
+                if row is None:
+                    self._exhausted = True
+                    break
+                self._rows_read += 1
+                case = await self._admit(row)
+                if case is not None:
+                    return case
+        return None
+
+    async def _admit(self, row: ManifestRow) -> Case | None:
+        """Take an invoice in hand, if its row and the gates let it through."""
+        standing = None if row.duplicate_of is not None else self._standing_of(row.key)
+        if standing is Standing.SETTLED:
+            self._settled_earlier += 1
+            return None
+        case = self._retrier.open_case(row, is_in_doubt=standing is Standing.TO_LOOK_UP)
+        self._in_hand[case] = None
+        ending = unasked(row, standing) or await self._pass_gates(case)
+        if ending is None:
+            return case
+        await self._close(case, ending)
+        return None
+
+    async def _pass_gates(self, case: Case) -> LeftOpen | None:
+        """Let an invoice through: as a canary, or once they are through; at the limit it is left open."""
+        if self._left_to_ask == 0:
+            self._exhausted = self.is_at_limit = True
+            return LeftOpen()
+        if self._canary.admit():
+            case.is_canary = True
+        elif self._canary.holds_back:
+            await self._let_through.wait()
+            if self._pace.is_stopping:
+                return LeftOpen()
+        if self._left_to_ask is not None:
+            self._left_to_ask -= 1
+        return None
 
     async def _cancel_invoice(self, case: Case) -> None:
         step = await self._retrier.advance(case)
@@ -221,13 +254,24 @@ class Pipeline:
         match ending:
             case Settled(result):
                 await self._sink.append(result)
-                self._results[result.reason] += 1
+                self._note(case, result)
             case Skip():
                 await self._sink.append(ending)
-                self._duplicates += 1
+                self._skips[ending.why] += 1
             case LeftOpen():
                 self._left_open += 1
         del self._in_hand[case]
+
+    def _note(self, case: Case, result: Result) -> None:
+        """Count a row, and stop if the gates say so."""
+        self._results[result.reason] += 1
+        failure: SafetyStopError | None = self._thresholds.note(result)
+        if case.is_canary:
+            failure = self._canary.note(result) or failure
+            if not self._canary.holds_back:
+                self._let_through.set()
+        if failure is not None and not self._stop_requested.is_set():
+            self.fail(failure)
 
     async def _close_rest(self) -> None:
         """Give every invoice that a stop caught in hand the ending that is known of it."""
@@ -240,27 +284,3 @@ def _precedence(failure: Exception) -> int:
     if isinstance(failure, LedgerFaultError):
         return 0
     return 2 if isinstance(failure, SafetyStopError) else 1
-
-
-def _invalid(row: ManifestRow) -> Result:
-    return Result(
-        row=row.row,
-        file=row.file or UNSET,
-        invoice_id=row.invoice_id,
-        outcome=Reason.INVALID_ID.outcome,
-        reason=Reason.INVALID_ID,
-        resolved_by=None,
-        at=utc_text(),
-        keep=row.keep or UNSET,
-    )
-
-
-def _skip(row: ManifestRow, of_row: int) -> Skip:
-    return Skip(
-        row=row.row,
-        file=row.file or UNSET,
-        invoice_id=row.invoice_id,
-        why="duplicate",
-        of_row=of_row,
-        of_file=row.duplicate_of_file or UNSET,
-    )

@@ -1,0 +1,99 @@
+"""Everything that is opened and checked before a run may begin. Nothing is sent."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from typing import Final
+
+from msgspec import Struct
+
+from batchcancel.errors import LedgerMismatchError
+from batchcancel.gates import check_count, check_free_space
+from batchcancel.job.selection import Selection
+from batchcancel.ledger import History, Ledger
+from batchcancel.manifest import (
+    Check,
+    Format,
+    Manifest,
+    ManifestOptions,
+    open_manifest,
+    read_excluded_ids,
+)
+from batchcancel.model import MatchField
+from batchcancel.settings import Settings
+
+_MOST_REPEATED: Final = 512
+"""Most POSTs that a run after a kill may repeat: requests in flight and rows not on disk yet."""
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """What a run works on."""
+
+    ledger: Ledger
+    manifest: Manifest
+    check: Check
+    selection: Selection
+
+
+async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExitStack) -> Opened:
+    """Open and lock the ledger, open and check the manifests, and hold both against the gates.
+
+    Args:
+        settings: What to do.
+        merchant_id: Whose invoices they are.
+        resources: Closes what is opened.
+
+    Raises:
+        UsageError: A manifest can't be read or is not what was expected, or the ledger is another
+            environment's or merchant's.
+        LedgerInUseError: Another run holds the ledger.
+        LedgerFaultError: The ledger can't be opened, is damaged, or has no room for the rows to come.
+    """
+    options, folder = settings.options, settings.ledger.parent
+    ledger = await resources.enter_async_context(
+        await Ledger.open(settings.ledger, max_pending=_MOST_REPEATED - options.concurrency)
+    )
+    _check_identity(ledger.history, settings, merchant_id)
+    manifest = await resources.enter_async_context(
+        open_manifest(settings.manifests, options=_manifest_options(settings), spool_dir=folder)
+    )
+    excluded: frozenset[str] = frozenset()
+    if options.exclude is not None:
+        excluded = await read_excluded_ids(options.exclude, encoding=options.encoding, spool_dir=folder)
+    selection = Selection(ledger.history, retry_errors=options.retry_errors, excluded=excluded)
+    check = await manifest.check(standing_of=selection.standing_of)
+    check_count(check.distinct, settings.expect_count)
+    space = os.statvfs(folder)
+    if space.f_blocks:  # some file systems don't tell
+        check_free_space(
+            space.f_bavail * space.f_frsize,
+            rows=check.to_settle + check.duplicates + check.excluded,
+            folder=str(folder),
+        )
+    return Opened(ledger=ledger, manifest=manifest, check=check, selection=selection)
+
+
+def _manifest_options(settings: Settings) -> ManifestOptions:
+    options = settings.options
+    return ManifestOptions(
+        column=options.column,
+        format=Format(options.format) if options.format else None,
+        encoding=options.encoding,
+        keep=options.keep,
+        match={MatchField(field): column for field, column in settings.match.items()},
+    )
+
+
+def _check_identity(history: History, settings: Settings, merchant_id: str) -> None:
+    """Refuse a ledger of another environment or merchant: ids mean something else there."""
+    if history.env is not None and history.env != settings.environment:
+        raise LedgerMismatchError(
+            f"{settings.ledger} belongs to {history.env}, and this run is for {settings.environment}. "
+            "Name another ledger with --ledger."
+        )
+    if history.merchant_id is not None and history.merchant_id != merchant_id:
+        raise LedgerMismatchError(
+            f"{settings.ledger} belongs to another merchant than this run's. "
+            "Name another ledger with --ledger."
+        )

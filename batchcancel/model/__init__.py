@@ -1,0 +1,68 @@
+"""The words of the domain: outcomes, reasons, rows, replies, results and the run's events.
+
+Everything here is frozen and knows nothing of HTTP, files or asyncio.
+"""
+
+from batchcancel.model.events import (
+    ClockSet,
+    Event,
+    GroupCommitted,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
+    RequestFinished,
+    RetryScheduled,
+    StopRequested,
+)
+from batchcancel.model.replies import (
+    Invoice,
+    Reply,
+)
+from batchcancel.model.rows import (
+    ManifestRow,
+    Result,
+    RunSummary,
+    Skip,
+    Tally,
+)
+from batchcancel.model.words import (
+    MatchField,
+    Outcome,
+    Reason,
+    RequestKind,
+    ResolvedBy,
+    RunState,
+    SkipReason,
+    Standing,
+    invoice_key,
+    utc_text,
+)
+
+__all__ = [
+    "ClockSet",
+    "Event",
+    "GroupCommitted",
+    "Invoice",
+    "ManifestRow",
+    "MatchField",
+    "Outcome",
+    "PauseCause",
+    "PauseEnded",
+    "PauseStarted",
+    "Reason",
+    "Reply",
+    "RequestFinished",
+    "RequestKind",
+    "ResolvedBy",
+    "Result",
+    "RetryScheduled",
+    "RunState",
+    "RunSummary",
+    "Skip",
+    "SkipReason",
+    "Standing",
+    "StopRequested",
+    "Tally",
+    "invoice_key",
+    "utc_text",
+]

@@ -1,0 +1,81 @@
+"""What a run tells its listeners while it goes on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from batchcancel.model.rows import Result
+from batchcancel.model.words import RequestKind
+
+
+class RequestFinished(Struct, frozen=True, kw_only=True):
+    """A request of any kind came to its end."""
+
+    kind: RequestKind
+    invoice_id: str | None
+    http_status: int | None
+    """None if there was no reply; ``failure`` names it then."""
+    failure: str | None
+    latency_ms: float
+    correlation_id: str | None
+
+
+class RetryScheduled(Struct, frozen=True, kw_only=True):
+    """An invoice waits for its next request."""
+
+    invoice_id: str
+    kind: RequestKind
+    wait_s: float
+
+
+class PauseCause(StrEnum):
+    """Why nothing leaves for a while."""
+
+    RATE_LIMITED = "rate_limited"
+    KEY_IN_DOUBT = "key_in_doubt"
+    OUTAGE = "outage"
+
+
+class PauseStarted(Struct, frozen=True, kw_only=True):
+    """Everyone waits."""
+
+    cause: PauseCause
+    wait_s: float | None
+    """How long at least, if that is known."""
+    last_failure: str | None = None
+    """What the last request failed with, where that is the cause."""
+
+
+class PauseEnded(Struct, frozen=True, kw_only=True):
+    """Requests leave again."""
+
+    cause: PauseCause
+    lasted_s: float
+
+
+class ClockSet(Struct, frozen=True, kw_only=True):
+    """The service's clock was read; requests are dated by it from here on."""
+
+    offset_s: float
+    """What has to be added to this machine's clock."""
+
+
+class GroupCommitted(Struct, frozen=True, kw_only=True):
+    """A group of ledger lines is on disk."""
+
+    results: tuple[Result, ...]
+    size_bytes: int
+    sync_s: float
+
+
+class StopRequested(Struct, frozen=True, kw_only=True):
+    """No new cancelation leaves; what is in flight is drained."""
+
+    why: str
+
+
+Event = (
+    RequestFinished | RetryScheduled | PauseStarted | PauseEnded | ClockSet | GroupCommitted | StopRequested
+)

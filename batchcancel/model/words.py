@@ -1,0 +1,127 @@
+"""Closed sets of words, each with one meaning everywhere, and how times and ids are written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+
+def utc_text(when: datetime | None = None) -> str:
+    """Write a time as the ledger does: UTC, milliseconds, ``Z``; now if none is given."""
+    when = when or datetime.now(UTC)
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def invoice_key(invoice_id: str, *, valid: bool) -> str:
+    """Return what tells an invoice from others.
+
+    An id that may not be sent never stands for one that may: the JSON value ``true`` is recorded as
+    the text of the valid id "true". No valid id begins with an exclamation mark.
+    """
+    return invoice_id if valid else f"!{invoice_id}"
+
+
+class Outcome(StrEnum):
+    """What became of an invoice: exactly four words, for people and for sums."""
+
+    CANCELED = "canceled"
+    ALREADY_PAID = "already_paid"
+    PARTIALLY_PAID = "partially_paid"
+    ERROR = "error"
+
+
+class Reason(StrEnum):
+    """Why an invoice has its outcome.
+
+    ``outcome`` is the word that it belongs to. ``is_final`` says that it is an answer: a later run
+    asks only the others again.
+    """
+
+    CANCELED = "canceled"
+    ALREADY_CANCELED = "already_canceled"
+    PAID = "paid"
+    PARTIAL = "partial"
+    NOT_FOUND = "not_found"
+    INVALID_ID = "invalid_id"
+    MISMATCH = "mismatch"
+    PENDING = "pending"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    UNKNOWN_STATUS = "unknown_status"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    NETWORK = "network"
+    UNKNOWN = "unknown"
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that this reason belongs to."""
+        return _OUTCOMES.get(self, Outcome.ERROR)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this is an answer, so that no later run asks again."""
+        return self in _OUTCOMES or self in _FINAL_ERRORS
+
+
+_OUTCOMES: Final = {
+    Reason.CANCELED: Outcome.CANCELED,
+    Reason.ALREADY_CANCELED: Outcome.CANCELED,
+    Reason.PAID: Outcome.ALREADY_PAID,
+    Reason.PARTIAL: Outcome.PARTIALLY_PAID,
+}
+_FINAL_ERRORS: Final = frozenset({Reason.NOT_FOUND, Reason.INVALID_ID, Reason.MISMATCH})
+
+
+class ResolvedBy(StrEnum):
+    """What the answer rests on: the cancelation's own reply, or a look-up."""
+
+    RESPONSE = "response"
+    LOOKUP = "lookup"
+
+
+class RequestKind(StrEnum):
+    """The three requests that this package sends."""
+
+    CANCEL = "cancel"
+    LOOK_UP = "look_up"
+    PROBE = "probe"
+    """The signed read: list with limit 1. It changes nothing and needs a good key and a clock."""
+
+
+class Standing(StrEnum):
+    """Where an invoice stands when a run comes to its row."""
+
+    TO_ASK = "to_ask"
+    TO_LOOK_UP = "to_look_up"
+    """To be asked, by a look-up first: an earlier run may have canceled it without hearing so."""
+    SETTLED = "settled"
+    """It has its answer from an earlier run."""
+    HELD_BACK = "held_back"
+    """It ended in an error that this run is told not to ask about again."""
+    EXCLUDED = "excluded"
+    """It is never to be touched."""
+
+
+class SkipReason(StrEnum):
+    """Why a manifest row is skipped."""
+
+    DUPLICATE = "duplicate"
+    EXCLUDED = "excluded"
+
+
+class MatchField(StrEnum):
+    """What of an invoice ``--match`` compares with the manifest before anything is canceled."""
+
+    TOTAL = "total"
+    CURRENCY = "currency"
+    DUE_DATE = "dueDate"
+
+
+class RunState(StrEnum):
+    """How a run ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"

@@ -1,0 +1,50 @@
+"""How a row ends that no request is sent for. Pure."""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+
+from batchcancel.model import ManifestRow, Reason, Result, Skip, SkipReason, Standing, utc_text
+from batchcancel.retry import LeftOpen, Settled
+
+
+def unasked(row: ManifestRow, standing: Standing | None) -> Settled | Skip | LeftOpen | None:
+    """Return how a row ends that no request is sent for; None if one is.
+
+    Args:
+        row: The row.
+        standing: Where its invoice stands; not asked for where another row stands for this one.
+    """
+    if row.duplicate_of is not None:
+        return _skip(row, SkipReason.DUPLICATE)
+    match standing:
+        case Standing.EXCLUDED:
+            return _skip(row, SkipReason.EXCLUDED)
+        case Standing.HELD_BACK:
+            return LeftOpen()
+        case _:
+            return None if row.valid else Settled(_invalid(row))
+
+
+def _invalid(row: ManifestRow) -> Result:
+    return Result(
+        row=row.row,
+        file=row.file or UNSET,
+        invoice_id=row.invoice_id,
+        outcome=Reason.INVALID_ID.outcome,
+        reason=Reason.INVALID_ID,
+        resolved_by=None,
+        at=utc_text(),
+        keep=row.keep or UNSET,
+    )
+
+
+def _skip(row: ManifestRow, why: SkipReason) -> Skip:
+    return Skip(
+        row=row.row,
+        file=row.file or UNSET,
+        invoice_id=row.invoice_id,
+        why=why,
+        of_row=UNSET if row.duplicate_of is None else row.duplicate_of,
+        of_file=row.duplicate_of_file or UNSET,
+    )

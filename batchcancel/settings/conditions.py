@@ -1,0 +1,53 @@
+"""Options that say a condition in a small notation of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from batchcancel.errors import SettingsError
+
+_COUNT: Final = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
+_FIELDS: Final = {"total": "total", "currency": "currency", "duedate": "dueDate"}
+
+
+def read_count(text: str | None, *, source: str) -> tuple[int, int] | None:
+    """Read ``--expect-count``: ``N`` or ``MIN-MAX``.
+
+    Returns:
+        The least and the most; None if nothing is expected.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if text is None:
+        return None
+    match = _COUNT.fullmatch(text.strip())
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if low > high:
+        raise SettingsError(f"{source} takes a number, or the least and the most as 90-110; not {text!r}.")
+    return low, high
+
+
+def read_matches(texts: Sequence[str], *, source: str) -> dict[str, str]:
+    """Read ``--match``: ``COLUMN=FIELD`` each.
+
+    Returns:
+        By field (``total``, ``currency``, ``dueDate``) the column that it has to equal.
+
+    Raises:
+        SettingsError: A text is something else, or a field stands twice.
+    """
+    matches: dict[str, str] = {}
+    for text in texts:
+        column, _, name = text.rpartition("=")
+        field = _FIELDS.get(name.strip().lower())
+        if not column.strip() or field is None:
+            raise SettingsError(
+                f"{source} takes COLUMN=FIELD, the field being total, currency or dueDate; not {text!r}."
+            )
+        if field in matches:
+            raise SettingsError(f"{source} names {field} twice.")
+        matches[field] = column.strip()
+    return matches
