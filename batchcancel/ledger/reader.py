@@ -1,4 +1,4 @@
-"""What a ledger already knows: recovery before a run.
+"""What a ledger already knows: its lines, one by one, and recovery before a run.
 
 Three rules decide what a bad line means, and none of them loses a good one:
 
@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
 from batchcancel.ledger.record import MAX_LINE_BYTES, RUN_START, Record, ResultRecord, RunRecord, decode
-from batchcancel.model import Reason, invoice_key
+from batchcancel.model import Reason, Result, invoice_key
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
@@ -115,27 +115,66 @@ def recover(fd: int, path: Path) -> History:
             environments or merchants.
         LedgerFaultError: The file can't be read.
     """
-    try:
-        history = _history(read_lines(fd), path)
-        if history.tail is not None and not history.good_size:
-            _check_beginning(os.pread(fd, len(RUN_START), 0), path)
-            if history.tail.lines > 1:
-                # A crash in the very first write leaves one line at most.
-                raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
-    except OSError as exc:
-        raise LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.") from exc
+    history = _history(read_records(fd, path), path)
+    if history.tail is not None and not history.good_size:
+        check_beginning(fd, path)
+        if history.tail.lines > 1:
+            # A crash in the very first write leaves one line at most.
+            raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
     return history
+
+
+def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
+    """Yield every line of a ledger in order, with its record, or None where the line is bad.
+
+    Memory is one block and one line.
+
+    Args:
+        fd: An open, readable, regular file.
+        path: Its name, for messages.
+
+    Raises:
+        LedgerMismatchError: A newer version wrote a line.
+        LedgerFaultError: The file can't be read.
+    """
+    try:
+        for line in read_lines(fd):
+            yield line, _decode(line, path)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def check_beginning(fd: int, path: Path) -> None:
+    """Make sure that a file without a good line begins like a ledger.
+
+    Raises:
+        LedgerMismatchError: It is somebody else's file.
+        LedgerFaultError: The file can't be read.
+    """
+    try:
+        beginning = os.pread(fd, len(RUN_START), 0)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    if not RUN_START.startswith(beginning):
+        raise LedgerMismatchError(f"{path} is no ledger and was left as it is. Name another file.")
+
+
+def digest_of(result: Result) -> bytes:
+    """Return what stands for a result row's invoice, in 16 bytes."""
+    return _digest(invoice_key(result.invoice_id, valid=result.reason is not Reason.INVALID_ID))
 
 
 def read_lines(fd: int) -> Iterator[Line]:
     """Yield the lines of a file in order, in bounded memory. The last may lack its newline.
 
+    What is appended while it reads is left out: a run may be writing.
+
     Raises:
         OSError: The file can't be read.
     """
     number, offset, size_bytes, held = 1, 0, 0, b""
-    position = 0
-    while block := os.pread(fd, _BLOCK_BYTES, position):
+    position, end = 0, os.fstat(fd).st_size
+    while block := os.pread(fd, min(_BLOCK_BYTES, end - position), position):
         position += len(block)
         *ended, rest = block.split(b"\n")
         for piece in ended:
@@ -149,15 +188,14 @@ def read_lines(fd: int) -> Iterator[Line]:
         yield Line(number, offset, size_bytes, held, whole=False)
 
 
-def _history(lines: Iterable[Line], path: Path) -> History:
+def _history(records: Iterable[tuple[Line, Record | None]], path: Path) -> History:
     reasons: dict[bytes, Reason] = {}
     first_run: RunRecord | None = None
     bad: Line | None = None
     hasher = sha256()
     size = good_size = bad_lines = 0
-    for line in lines:
+    for line, record in records:
         size += line.size_bytes
-        record = _decode(line, path)
         if record is None:
             bad = bad or line
             bad_lines += 1
@@ -166,8 +204,7 @@ def _history(lines: Iterable[Line], path: Path) -> History:
             raise _damaged(path, bad, "is damaged and good lines follow it")
         first_run = _first_run(first_run, record, path, line)
         if isinstance(record, ResultRecord):
-            key = invoice_key(record.invoice_id, valid=record.reason is not Reason.INVALID_ID)
-            reasons[_digest(key)] = record.reason
+            reasons[digest_of(record)] = record.reason
         hasher.update(line.data + b"\n")
         good_size = size
     return History(
@@ -200,16 +237,15 @@ def _first_run(first_run: RunRecord | None, record: Record, path: Path, line: Li
     return first_run
 
 
-def _check_beginning(beginning: bytes, path: Path) -> None:
-    if not RUN_START.startswith(beginning):
-        raise LedgerMismatchError(f"{path} is no ledger and was left as it is. Name another file.")
-
-
 def _damaged(path: Path, line: Line, what: str) -> LedgerDamagedError:
     return LedgerDamagedError(
         f"{path}: line {line.number}, at byte {line.offset}, {what}. Nothing was changed. Keep the "
         "file, and name a new one with --ledger: what was canceled already is then found by look-ups."
     )
+
+
+def _unreadable(path: Path, exc: OSError) -> LedgerFaultError:
+    return LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.")
 
 
 def _digest(key: str) -> bytes:
