@@ -13,6 +13,7 @@ import click
 
 _COMMANDS: Final = {
     "run": "Cancel the invoices of a manifest and write what became of each.",
+    "verify": "Check a ledger from its file alone; salvage a damaged one.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
 
@@ -86,3 +87,18 @@ def say(line: str, *, fg: str | None = None) -> None:
         click.secho(line, fg=fg, err=True, color=colour)
     except OSError:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the rest of the process
+
+
+def write_out(text: str) -> None:
+    """Write a result to standard output; where that can't be done, the exit code still tells.
+
+    A reader that has gone away is no reason to fail, and no reason to say so.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        if not isinstance(exc, BrokenPipeError):
+            say(f"Warning: standard output can't be written: {exc.strerror}.", fg="yellow")
+        # The interpreter would complain once more when it flushes at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ Memory is one block and one line, plus a digest of 16 bytes and a reason for eac
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -239,8 +240,9 @@ def _first_run(first_run: RunRecord | None, record: Record, path: Path, line: Li
 
 def _damaged(path: Path, line: Line, what: str) -> LedgerDamagedError:
     return LedgerDamagedError(
-        f"{path}: line {line.number}, at byte {line.offset}, {what}. Nothing was changed. Keep the "
-        "file, and name a new one with --ledger: what was canceled already is then found by look-ups."
+        f"{path}: line {line.number}, at byte {line.offset}, {what}. Nothing was changed. Keep the file; "
+        f"'batchcancel verify {shlex.quote(str(path))} --salvage NEW' copies its good lines into a new "
+        "ledger, and a run with --ledger NEW asks what the other lines were about again."
     )
 
 

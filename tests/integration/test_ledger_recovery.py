@@ -199,6 +199,7 @@ def test_any_flipped_byte_in_the_middle_is_damage(tmp_path: Path) -> None:
                 recover(fd, path)
             assert f"{path}: line 2, at byte {start}, is damaged" in str(caught.value)
             assert "Keep the file" in str(caught.value)
+            assert f"'batchcancel verify {path} --salvage NEW'" in str(caught.value)
 
 
 @pytest.mark.parametrize(

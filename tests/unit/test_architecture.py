@@ -58,9 +58,10 @@ TABLE: Final[Mapping[str, Part]] = {
     # The simulator stands below job in the table, but ``--env sandbox`` runs it inside the process.
     "job": part(f"{_PIPELINE} sandbox", "msgspec"),
     "report": part("errors model ledger.reader", "msgspec"),
+    "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp"),
-    "cli": part(f"{_PIPELINE} job report observe sandbox", "click msgspec"),
+    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec"),
     ROOT: part("errors model job settings"),
     # ``python -m batchcancel``: another door to the command, with nothing of its own.
     "__main__": part("cli"),
@@ -365,8 +366,8 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
 
 @pytest.mark.parametrize(
     ("arguments", "most_s"),
-    [(("--help",), 0.3), (("run", "--help"), 0.6), (("sandbox", "--help"), 0.6)],
-    ids=["all", "run", "sandbox"],
+    [(("--help",), 0.3), (("run", "--help"), 0.6), (("sandbox", "--help"), 0.6), (("verify", "--help"), 0.6)],
+    ids=["all", "run", "sandbox", "verify"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -375,7 +376,7 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--help",), ("run", "--help"), ("sandbox", "--help"), ("--version",)],
+    [(), ("--help",), ("run", "--help"), ("sandbox", "--help"), ("verify", "--help"), ("--version",)],
     ids=lambda words: " ".join(words) or "import batchcancel",
 )
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
