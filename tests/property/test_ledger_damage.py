@@ -6,7 +6,7 @@ import json
 import os
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Final
 
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ from batchcancel.errors import BatchCancelError, LedgerDamagedError, LedgerMisma
 from batchcancel.ledger.reader import History, recover
 from batchcancel.ledger.record import RunRecord, decode, encode_result, encode_run
 from batchcancel.model import Reason, Result
+from batchcancel.tasks.verify import FindingKind, audit_ledger, salvage_ledger
 
 RUN: Final = encode_run(
     RunRecord(
@@ -110,3 +111,33 @@ def test_every_cut_leaves_the_rows_before_it(lines: list[bytes], data: st.DataOb
     results = [json.loads(line) for line in kept]
     invoices = {(result["invoice_id"], result["reason"] == "invalid_id") for result in results}
     assert len(history.reasons) == len(invoices)
+
+
+@given(rows, st.data())
+def test_audit_and_recovery_agree_and_a_salvage_satisfies_both(
+    lines: list[bytes], data: st.DataObject
+) -> None:
+    """What is sound a run accepts; what a salvage makes of anything is accepted, and holds no new line."""
+    whole = b"".join([RUN, *lines])
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, len(whole)))
+    damaged = whole[:start] + data.draw(st.binary(max_size=40)) + whole[end:]
+    with TemporaryDirectory() as folder:
+        ledger, new = Path(folder, "x"), Path(folder, "new")
+        ledger.write_bytes(damaged)
+        try:
+            is_sound = audit_ledger(ledger).is_sound
+        except LedgerMismatchError:
+            return
+        if is_sound:
+            recover_bytes(damaged)
+        salvaged = salvage_ledger(ledger, new)
+        assert salvaged.path is not None or not new.exists()
+        assert ledger.read_bytes() == damaged
+        if salvaged.path is not None:
+            copied = new.read_bytes()
+            assert set(copied.splitlines(keepends=True)) <= {RUN, *lines}
+            assert copied.startswith(RUN)
+            assert recover_bytes(copied).tail is None
+            # Drawn rows may answer an invoice twice, which no copy can mend.
+            assert {one.kind for one in audit_ledger(new).findings} <= {FindingKind.ANSWERED_TWICE}
