@@ -92,8 +92,9 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Open the pool; no connection is made yet."""
+        self._connector = Connector(limit=self._concurrency, ssl=self._tls)
         self._session = ClientSession(
-            connector=Connector(limit=self._concurrency, ssl=self._tls),
+            connector=self._connector,
             headers={
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
@@ -118,8 +119,9 @@ class Client:
     async def send(self, kind: RequestKind, invoice_id: str | None = None) -> Reply:
         """Send one request and read its reply.
 
-        A cancelation leaves at most once. When the coroutine is cancelled the connection is dropped,
-        and the request may have been acted on.
+        A cancelation leaves at most once. A look-up whose reply names another invoice is repeated once, on
+        a connection of its own; the second reply stands. When the coroutine is cancelled the connection
+        is dropped, and the request may have been acted on.
 
         Args:
             kind: What to ask.
@@ -138,8 +140,14 @@ class Client:
         started = time.perf_counter()
         reply: Reply | None = None
         failure: str | None = None
+        _repeated.set(False)
         try:
             reply = await self._exchange(kind, url, started)
+            if _is_for_another(reply, invoice_id):
+                # Where replies and requests are out of step, every later reply here is another's too.
+                was_used = self._connector.drop_current()
+                if was_used and kind is RequestKind.LOOK_UP:
+                    reply = await self._exchange(kind, url, started)
         except BaseException as exc:
             failure = type(exc.__cause__ or exc).__name__
             raise
@@ -158,7 +166,6 @@ class Client:
 
     async def _exchange(self, kind: RequestKind, url: URL, started: float) -> Reply:
         method, body = ("POST", _CANCEL_BODY) if kind is RequestKind.CANCEL else ("GET", None)
-        _repeated.set(False)
         try:
             async with self._session.request(method, url, data=body, allow_redirects=False) as response:
                 if kind is RequestKind.PROBE or response.status == _UNAUTHORIZED:
@@ -212,6 +219,11 @@ async def _read(response: ClientResponse) -> bytes | None:
         response.close()
         return None
     return bytes(content)
+
+
+def _is_for_another(reply: Reply, invoice_id: str | None) -> bool:
+    named = {reply.invoice.id, reply.invoice.number} - {None}
+    return invoice_id is not None and bool(named) and invoice_id not in named
 
 
 def _target(kind: RequestKind, invoice_id: str | None) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import ssl
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from aiohttp import (
     ClientConnectorCertificateError,
@@ -14,12 +17,16 @@ from aiohttp import (
     ClientTimeout,
     TCPConnector,
 )
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from batchcancel.errors import HostUntrustedError, NotSentError, SettingsError
 
 PROXY_AUTHENTICATION_REQUIRED: Final = 407
+
+_current: ContextVar[tuple[ResponseHandler, bool] | None] = ContextVar("_current", default=None)
+"""The connection that this task's latest request took, and whether it had been used before."""
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
@@ -48,8 +55,14 @@ class Connector(TCPConnector):
     """Connections that nothing was said on, and failures that say whether a byte left.
 
     Whatever fails in here fails before the request's first byte: aiohttp writes only on a connection that
-    this returned.
+    this returned. Once a reply was caught that nobody had asked for, or that answered another request, no
+    connection is used a second time: the next such reply might name no invoice.
     """
+
+    def __init__(self, *, limit: int, ssl: ssl.SSLContext) -> None:
+        super().__init__(limit=limit, ssl=ssl)
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+        self._distrusts_reuse = False
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:  # noqa: ASYNC109 (aiohttp's own signature)
         """Return a connection that is ready for a request.
@@ -64,7 +77,7 @@ class Connector(TCPConnector):
         """
         try:
             connection = await super().connect(req, traces, timeout)
-            while connection.protocol is not None and connection.protocol.should_close:
+            while not self._is_fit(connection.protocol):
                 connection.close()
                 connection = await super().connect(req, traces, timeout)
         except ClientConnectorCertificateError as exc:
@@ -73,7 +86,39 @@ class Connector(TCPConnector):
             if isinstance(exc, ClientHttpProxyError) and exc.status == PROXY_AUTHENTICATION_REQUIRED:
                 raise
             raise NotSentError(type(exc).__name__) from exc
+        if connection.protocol is not None:
+            _current.set((connection.protocol, connection.protocol in self._used))
+            self._used.add(connection.protocol)
         return connection
+
+    def drop_current(self) -> bool:
+        """Close the connection of this task's latest request, whose reply was for another one.
+
+        Returns:
+            Whether other requests had gone over it before, so that the reply may have been for them.
+        """
+        if (current := _current.get()) is None:
+            return False
+        protocol, was_used = current
+        protocol.close()
+        self._distrusts_reuse |= was_used
+        return was_used
+
+    def _is_fit(self, protocol: ResponseHandler | None) -> bool:
+        if protocol is None or protocol not in self._used:
+            return protocol is None or not protocol.should_close
+        # A pooled connection was quiet when it came back.
+        self._distrusts_reuse |= protocol.should_close
+        return not (self._distrusts_reuse or _has_unread(protocol))
+
+
+def _has_unread(protocol: ResponseHandler) -> bool:
+    """Tell whether bytes, or the end, have come that the event loop has not read yet."""
+    if protocol.transport is None:
+        return True
+    poll = select.poll()
+    poll.register(protocol.transport.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _distrust(exc: ClientConnectorCertificateError) -> str:

@@ -157,6 +157,61 @@ async def test_reply_that_nobody_asked_for_answers_no_request(*, is_late: bool) 
     assert len(connections) == 2
 
 
+async def test_look_up_answered_for_another_invoice_is_repeated_on_an_unused_connection() -> None:
+    """A late reply to an earlier request is not taken, and no connection is used twice from then on."""
+    connections: list[list[str]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append([])
+        mine = connections[-1]
+        while True:
+            _, claims = await _request(reader)
+            asked = claims["request-resource-path"].rpartition("/")[2]
+            mine.append(asked)
+            late = len(connections) == 1 and len(mine) == 2
+            said = {"id": mine[0], "status": "PAID"} if late else {"id": asked, "status": "SENT"}
+            writer.write(_reply(json.dumps(said).encode()))
+
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        replies = [await client.send(RequestKind.LOOK_UP, number) for number in "1234"]
+    assert [(reply.invoice.id, reply.invoice.status) for reply in replies] == [(n, "SENT") for n in "1234"]
+    assert connections == [["1", "2"], ["2"], ["3"], ["4"]]
+
+
+async def test_look_up_answered_for_another_invoice_at_first_hand_stands() -> None:
+    """Nothing else was asked on that connection, so the service itself names the invoice so."""
+    asked: list[str] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            method, _ = await _request(reader)
+            asked.append(method)
+            writer.write(_reply(b'{"id":"other","status":"PAID"}'))
+
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        reply = await client.send(RequestKind.LOOK_UP, "1")
+    assert (reply.invoice.status, asked) == ("PAID", ["GET"])
+
+
+async def test_cancelation_answered_for_another_invoice_is_not_repeated() -> None:
+    """It may have been acted on: its connection is closed, and the verdict looks up."""
+    connections: list[list[str]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append([])
+        mine = connections[-1]
+        while True:
+            method, _ = await _request(reader)
+            mine.append(method)
+            writer.write(_reply(b'{"id":"1","status":"CANCELED"}'))
+
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        for invoice_id in ("1", "2", "1"):
+            reply = await client.send(RequestKind.CANCEL, invoice_id)
+            assert reply.invoice.id == "1"
+    assert connections == [["POST", "POST"], ["POST"]]
+
+
 @pytest.mark.parametrize("kind", [RequestKind.CANCEL, RequestKind.LOOK_UP])
 @pytest.mark.parametrize(
     "reply",
