@@ -6,6 +6,7 @@ Nothing about the customer is read.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import msgspec
 
 from batchcancel.model import Invoice, Reply
 
-_FIRST_ERROR_STATUS: Final = 400
+_ERROR_STATUSES: Final = range(400, 600)
 _MAX_TEXT: Final = 64
 """Ids that are sent have 64 characters at most; a longer text can't be one of them."""
 _MAX_MESSAGE: Final = 200
@@ -40,7 +41,10 @@ _HTTP_DATE: Final = re.compile(
 )
 _SECONDS: Final = re.compile(r"[0-9]+")
 _UNPRINTABLE_ASCII: Final = re.compile(r"[^ -~]")
-_EMAIL: Final = re.compile(r"[^\s@<>(),;:\[\]]{1,64}@[^\s@<>(),;:\[\]]+")
+_CORRELATION_ID: Final = re.compile(r"(?!eyJ)[\w.:-]+", re.ASCII)
+_EMAIL: Final = re.compile(r"[^\s@<>(),;:\[\]]{1,64}(?:@|%40)[^\s@<>(),;:\[\]]+", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"(?:Bearer )?eyJ[\w-]{8,}[\w.-]*|[\w+/=.-]{40,}", re.ASCII)
+"""A JSON Web Token or a part of it, or whatever else is too long for a word: a signature, a key."""
 _LONG_DIGITS: Final = re.compile(r"\d(?:[ \-\u2010-\u2015]*\d){6,}")
 
 
@@ -51,6 +55,8 @@ class _Number(str):
 
 
 _DECODER: Final = msgspec.json.Decoder(float_hook=_Number)
+_DECISIVE: Final = (b'"status"', b'"id"', b'"invoiceInformation"', b'"invoiceNumber"')
+"""Names that decide what a reply means, as they are written."""
 
 
 def parse_reply(
@@ -68,10 +74,11 @@ def parse_reply(
         latency_ms: How long the request took, in milliseconds.
 
     Returns:
-        The reply. ``is_object`` is false unless the whole body was one JSON object.
+        The reply. ``is_object`` is false unless the whole body was one JSON object, and clear: a name that
+        decides stands once in it.
     """
     fields = _decode(body)
-    is_error = http_status >= _FIRST_ERROR_STATUS
+    is_error = http_status in _ERROR_STATUSES
     return Reply(
         http_status=http_status,
         is_object=fields is not None,
@@ -105,7 +112,23 @@ def _decode(body: bytes | None) -> dict[str, object] | None:
     # UnicodeDecodeError is a ValueError; deep nesting ends in RecursionError, huge integers in the first.
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return decoded if isinstance(decoded, dict) else None
+    return decoded if isinstance(decoded, dict) and not _is_ambiguous(body) else None
+
+
+def _is_ambiguous(body: bytes) -> bool:
+    """Tell whether an object in a JSON text has a name twice: two readers would read two things."""
+    if b"\\u" not in body and all(body.count(name) <= 1 for name in _DECISIVE):
+        return False
+
+    def refuse_repeated(pairs: list[tuple[str, object]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a name stands twice")
+
+    try:
+        json.loads(body, object_pairs_hook=refuse_repeated)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _invoice(fields: dict[str, object]) -> Invoice:
@@ -145,7 +168,7 @@ def _status(value: object) -> str | None:
     if not isinstance(value, str) or isinstance(value, _Number) or not value:
         return None
     # A character is replaced, never dropped: damaged text must not turn into a status that is listed.
-    return "".join(char if char.isprintable() else "\ufffd" for char in value[:_MAX_TEXT])
+    return _masked("".join(char if char.isprintable() else "\ufffd" for char in value[:_MAX_TEXT]))
 
 
 def _amount(value: object) -> str | None:
@@ -208,7 +231,9 @@ def _retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _correlation_id(text: str) -> str | None:
-    return _UNPRINTABLE_ASCII.sub("", text)[:_MAX_CORRELATION_ID].strip() or None
+    text = _UNPRINTABLE_ASCII.sub("", text)[:_MAX_CORRELATION_ID].strip()
+    # An echo of what was sent, or a sentence, is no id and may hold what nobody should read.
+    return text if _CORRELATION_ID.fullmatch(text) else None
 
 
 def _message(value: object) -> str | None:
@@ -220,5 +245,9 @@ def _message(value: object) -> str | None:
         # The last word may be half an address that the mask would not know.
         text = text.rpartition(" ")[0]
     text = "".join(filter(str.isprintable, text))
-    text = _LONG_DIGITS.sub("***", _EMAIL.sub("***", text))
-    return text[:_MAX_MESSAGE].rstrip() or None
+    return _LONG_DIGITS.sub("***", _masked(text))[:_MAX_MESSAGE].rstrip() or None
+
+
+def _masked(text: str) -> str:
+    """Take out e-mail addresses and whatever may be an echo of what signs a request."""
+    return _TOKEN.sub("***", _EMAIL.sub("***", text))

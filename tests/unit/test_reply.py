@@ -103,6 +103,28 @@ def test_what_is_no_json_object_is_none(body: bytes | None) -> None:
     assert _parse(body, 502) == Reply(http_status=502)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param('{"status":"SENT","id":"1","status":"CANCELED"}', id="status"),
+        pytest.param('{"status":"SENT","id":"1","st\\u0061tus":"CANCELED"}', id="status, once escaped"),
+        pytest.param('{"status":"CANCELED","id":"1","id":"2"}', id="id"),
+        pytest.param('{"invoiceInformation":{"invoiceNumber":"1","invoiceNumber":"2"}}', id="number"),
+        pytest.param('{"invoiceInformation":{},"invoiceInformation":{}}', id="information"),
+    ],
+)
+def test_object_that_says_two_things_is_none(body: str) -> None:
+    """A name that decides stands twice in it; which one counts depends on the reader."""
+    reply = _parse(body)
+    assert (reply.is_object, reply.invoice) == (False, Invoice())
+
+
+def test_name_may_stand_in_two_objects() -> None:
+    """Only within one object is it ambiguous."""
+    body = '{"id":"1","customerInformation":{"id":"7","status":"\\u00e4"},"status":"PAID"}'
+    assert _invoice(body) == Invoice(id="1", status="PAID")
+
+
 def test_encrypted_reply_is_an_object_that_says_nothing() -> None:
     """A wrapped reply must not be taken for an answer."""
     reply = _parse('{"encryptedResponse":"aaaa.bbbb.cccc.dddd.eeee"}')
@@ -174,7 +196,9 @@ def test_id_is_a_string_or_an_integers_digits(literal: str, expected: str | None
         pytest.param('"SETTLED"', "SETTLED", id="not listed"),
         pytest.param('"canceled"', "canceled", id="case as received"),
         pytest.param('"CANCELED\\u0000"', "CANCELED\ufffd", id="damaged text never becomes a listed status"),
-        pytest.param('"' + "A" * 70 + '"', "A" * 64, id="cut to 64"),
+        pytest.param('"' + "AB " * 30 + '"', ("AB " * 30)[:64], id="cut to 64"),
+        pytest.param('"jo@my-mail.example"', "***", id="e-mail"),
+        pytest.param('"PAIDeyJhbGciOiJIUzI1NiJ9"', "PAID***", id="token never becomes a listed status"),
         pytest.param("1.5", None, id="number"),
         pytest.param("1", None, id="integer"),
         pytest.param('""', None, id="empty"),
@@ -254,7 +278,13 @@ def test_latest_cancel_event_dates_the_cancelation() -> None:
         pytest.param("phone 5551234", "phone ***", id="seven digits"),
         pytest.param("code 555123 of 12", "code 555123 of 12", id="six digits"),
         pytest.param("41\u200b11\u200b11\u200b1", "***", id="digits parted by invisible characters"),
-        pytest.param("x" * 300, "x" * 200, id="cut to 200"),
+        pytest.param("words " * 60, ("words " * 34)[:200], id="cut to 200"),
+        pytest.param("mail jo%40my-mail.example", "mail ***", id="encoded e-mail"),
+        pytest.param("got Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "got ***", id="token"),
+        pytest.param(
+            'signature="AnVW/4Zg0Xo3vC8M3kBWAqxPGdXgVBcfcHrqBkXfNSc="', 'signature="***"', id="signature"
+        ),
+        pytest.param("key 0a9b-cdef-kept-short", "key 0a9b-cdef-kept-short", id="short key"),
         pytest.param("a@b.c " * 400 + "d" * 2000 + "@e.example", "*** " * 49 + "***", id="masked before cut"),
         pytest.param("x" * 5000, None, id="one endless word"),
         pytest.param(" \n", None, id="blank"),
@@ -281,10 +311,13 @@ def test_message_is_read_from_errors_only() -> None:
         pytest.param("a\udcffb\x07c", "abc", id="unprintable removed"),
         pytest.param("x" * 200, "x" * 128, id="cut to 128"),
         pytest.param("  ", None, id="blank"),
+        pytest.param("Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", None, id="echoed header"),
+        pytest.param("eyJhbGciOiJIUzI1NiJ9.e30.c2ln", None, id="echoed token"),
+        pytest.param("jo@my-mail.example", None, id="e-mail"),
     ],
 )
 def test_correlation_id_is_printable_ascii(header: str, expected: str | None) -> None:
-    """It goes to the service's support, so it stays as it came."""
+    """It goes to the service's support, so it stays as it came; what is no id is not kept."""
     assert _parse(None, V_C_Correlation_ID=header).correlation_id == expected
 
 
