@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from batchcancel.errors import LedgerInUseError, LedgerWriteError
+from batchcancel.errors import LedgerInUseError, LedgerMismatchError, LedgerWriteError
 from batchcancel.ledger.reader import History, Tail, recover
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
@@ -59,7 +59,8 @@ class LedgerFile:
         Raises:
             LedgerInUseError: Another run holds the lock.
             LedgerWriteError: It can't be opened, or is no regular file.
-            LedgerFaultError, LedgerMismatchError: As ``reader.recover`` says.
+            LedgerMismatchError: Anyone may write to it; or as ``reader.recover`` says.
+            LedgerFaultError: As ``reader.recover`` says.
         """
         for _ in range(_OPEN_ATTEMPTS):
             try:
@@ -151,9 +152,11 @@ class LedgerFile:
 
     def _keep_tail(self, tail: Tail) -> None:
         torn = self.path.with_name(self.path.name + ".torn")
-        fd = os.open(torn, _FLAGS | os.O_CREAT, _MODE)
+        # A link that somebody else laid there must not lead a ledger's rows elsewhere.
+        fd = os.open(torn, _FLAGS | os.O_CREAT | os.O_NOFOLLOW, _MODE)
         try:
             _check_regular(fd, torn)
+            os.fchmod(fd, _MODE)
             position = tail.offset
             while block := os.pread(self._fd, _COPY_BYTES, position):
                 self._write_all(fd, block)
@@ -170,15 +173,18 @@ def _open_or_create(path: Path) -> tuple[int | None, bool]:
         return os.open(path, _FLAGS), False
     except FileNotFoundError:
         try:
-            return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE), True
+            fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
         except FileExistsError:
             return None, False
+        os.fchmod(fd, _MODE)  # a strict umask would lock the next run out
+        return fd, True
 
 
 def _lock(fd: int, path: Path) -> bool:
     """Lock the file; close it again and return False if the path leads to another one by now."""
     try:
         _check_regular(fd, path)
+        _check_private(fd, path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         locked = _is_at(path, os.fstat(fd))
     except BlockingIOError as exc:
@@ -197,6 +203,11 @@ def _lock(fd: int, path: Path) -> bool:
 def _check_regular(fd: int, path: Path) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise LedgerWriteError(f"{path} is not a regular file. Name another ledger.")
+
+
+def _check_private(fd: int, path: Path) -> None:
+    if os.fstat(fd).st_mode & stat.S_IWOTH:
+        raise LedgerMismatchError(f"Anyone may write to {path}: check what it says, then chmod 600 it.")
 
 
 def _close(fd: int, path: Path, *, created: bool) -> None:

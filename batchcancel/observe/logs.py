@@ -45,7 +45,7 @@ def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
     Args:
         level: The least important line that is written: ``debug``, ``info``, ``warning``, ``error``.
         as_json: One JSON object a line; otherwise for people, in colour on a terminal only.
-        path: A file to append to, made with mode 0600; None is standard error.
+        path: A file to append to, made with mode 0600 whatever the umask; None is standard error.
 
     Raises:
         OSError: The file can't be opened.
@@ -89,7 +89,13 @@ class _Lines:
 
 
 def _open_private(path: Path) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+    except FileExistsError:  # its owner has chosen its mode, and it may be /dev/stderr
+        descriptor = os.open(path, flags, 0o600)
+    else:
+        os.fchmod(descriptor, 0o600)  # a strict umask would lock the next run out
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
