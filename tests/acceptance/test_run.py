@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import stat
 import subprocess
 import time
 from collections import Counter
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from batchcancel.sandbox import SANDBOX_SECRET
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import RunCommand, Simulator, StartSimulator
@@ -352,34 +349,6 @@ def test_a_pipe_as_a_manifest_needs_a_ledgers_name(run_command: RunCommand, tmp_
     ended = run_command("run", "63", "--format", "txt", "--env", "sandbox")
     assert ended.returncode == 2
     assert "--ledger" in ended.stderr
-
-
-def test_nothing_secret_and_nothing_of_the_customer_is_written_anywhere(
-    run_command: RunCommand, simulator: Simulator, tmp_path: Path
-) -> None:
-    """Ledger, log, summary and messages hold no secret, token, name or e-mail; files are private."""
-    manifest = write_manifest(tmp_path, ["1", "PAID-1", "MISSING-1", "FORBIDDEN-1", "TRUNCATED-1"])
-    ended = run_command(
-        "run",
-        manifest,
-        *simulator.flags,
-        "--log-file",
-        "run.log",
-        "--log-level",
-        "debug",
-        "--log-format",
-        "json",
-        "--json",
-        env=simulator.env,
-    )
-    assert ended.returncode == 3
-    files = (tmp_path / LEDGER, tmp_path / "run.log")
-    written = [ended.stdout, ended.stderr, *(path.read_text(encoding="utf-8") for path in files)]
-    for secret in (SANDBOX_SECRET, "Bearer", "eyJ", "@", "customer", "http_signature"):
-        assert all(secret not in text for text in written), secret
-    for path in files:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert all(json.loads(line)["event"] for line in (tmp_path / "run.log").read_text().splitlines())
 
 
 @pytest.mark.parametrize("auth", ["jwt", "http_signature"])
