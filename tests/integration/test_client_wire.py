@@ -7,9 +7,11 @@ import base64
 import json
 import socket
 import struct
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +20,9 @@ from batchcancel.api.clock import ServiceClock
 from batchcancel.api.signing import Credentials, JwtSigner
 from batchcancel.errors import ReplyLostError
 from batchcancel.model import Invoice, RequestKind
+
+if TYPE_CHECKING:
+    from tests.conftest import RawRequest, StartRawServer
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -155,6 +160,35 @@ async def test_reply_that_nobody_asked_for_answers_no_request(*, is_late: bool) 
             await asyncio.sleep(0)
         assert (await client.send(RequestKind.LOOK_UP, "2")).invoice == Invoice(status="SENT")
     assert len(connections) == 2
+
+
+def _answer_with_a_stray_reply(
+    connection: socket.socket, request: RawRequest, stray_sent: threading.Event
+) -> None:
+    """Send a first reply, and a stray one that names no invoice right behind it."""
+    if not request.first or stray_sent.is_set():
+        connection.sendall(_reply(b'{"status":"SENT"}'))
+        return
+    connection.sendall(_reply(b'{"status":"CREATED"}'))
+    time.sleep(0.1)
+    connection.sendall(_reply(b'{"status":"PAID"}'))
+    stray_sent.set()
+
+
+async def test_reply_that_waits_unread_in_the_system_answers_no_request(
+    start_raw_server: StartRawServer,
+) -> None:
+    """The event loop was busy when a stray reply came: it is there, though nobody has seen it."""
+    stray_sent = threading.Event()
+    server = start_raw_server(
+        lambda connection, request: _answer_with_a_stray_reply(connection, request, stray_sent)
+    )
+    async with _client(server.base_url) as client:
+        first = await client.send(RequestKind.LOOK_UP, "1")
+        assert stray_sent.wait(10)  # the loop stands still meanwhile
+        second = await client.send(RequestKind.LOOK_UP, "2")
+    assert (first.invoice.status, second.invoice.status) == ("CREATED", "SENT")
+    assert len(server.connections) == 2
 
 
 async def test_look_up_answered_for_another_invoice_is_repeated_on_an_unused_connection() -> None:

@@ -333,6 +333,17 @@ def test_memory_stays_flat(ended: Ended) -> None:
     assert 0 < ended.memory_kb < MOST_MEMORY_KB
 
 
+@pytest.mark.parametrize("name", ["body-1-gib", "body-1-gib-chunked", "bomb-gzip", "header-line-without-end"])
+def test_one_flood_that_has_the_machine_to_itself_is_not_held(
+    server: RawServer, tmp_path: Path, name: str
+) -> None:
+    """Time alone would not stop it: a gibibyte takes loopback a few seconds."""
+    alone = run(tmp_path, server, [name], "--timeout", "10", "--max-attempts", "1")
+    assert alone.rows[name]["reason"] == "unknown"
+    assert 0 < alone.memory_kb < MOST_MEMORY_KB
+    assert alone.lasted_s < BOUND_S
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_unclear_reply_is_an_unknown_row(ended: Ended, name: str) -> None:
     """The service may have acted: never canceled, and the next run looks it up."""
