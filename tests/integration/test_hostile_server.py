@@ -481,7 +481,7 @@ def test_reply_that_nobody_asked_for_never_becomes_another_invoices_answer(
     }
     assert set(ended.rows) == set(ids)
     assert set(untrue.values()) <= {"refused"}
-    assert len(untrue) <= 2, "a connection was trusted again after it had mixed up replies"
+    assert len(untrue) <= len(ids) // 10, "a connection was trusted again after it had mixed up replies"
     assert ended.code == (3 if untrue else 0)
     assert stale.copies >= len(ids)
     assert len(server.connections) > 1, "the connection that the copies came over was used on and on"
