@@ -87,6 +87,8 @@ class Client:
         self._tls = tls_context(ca_file)
         self._proxy = proxy
         self._on_event = on_event
+        self._names_agree = True
+        """Whether look-ups name invoices as they were asked for; until the contrary is seen."""
         self.before_repeat: Callable[[], Awaitable[None]] = _at_once
         """Awaited before aiohttp repeats a look-up by itself: a place for the rate's limit."""
 
@@ -143,11 +145,15 @@ class Client:
         _repeated.set(False)
         try:
             reply = await self._exchange(kind, url, started)
-            if _is_for_another(reply, invoice_id):
+            if self._names_agree and _is_for_another(reply, invoice_id):
                 # Where replies and requests are out of step, every later reply here is another's too.
                 was_used = self._connector.drop_current()
-                if was_used and kind is RequestKind.LOOK_UP:
-                    reply = await self._exchange(kind, url, started)
+                if kind is RequestKind.LOOK_UP:
+                    reply = await self._exchange(kind, url, started) if was_used else reply
+                    if _is_for_another(reply, invoice_id):
+                        # On an unused connection nothing is out of step: the service has names of its own.
+                        self._names_agree = False
+                        self._connector.trust_reuse()
         except BaseException as exc:
             failure = type(exc.__cause__ or exc).__name__
             raise

@@ -104,6 +104,10 @@ class Connector(TCPConnector):
         self._distrusts_reuse |= was_used
         return was_used
 
+    def trust_reuse(self) -> None:
+        """Use connections again: what looked like a reply to another request was none."""
+        self._distrusts_reuse = False
+
     def _is_fit(self, protocol: ResponseHandler | None) -> bool:
         if protocol is None or protocol not in self._used:
             return protocol is None or not protocol.should_close

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from batchcancel.errors import LedgerInUseError, LedgerMismatchError, LedgerWriteError
+from batchcancel.errors import LedgerInUseError, LedgerWriteError
 from batchcancel.ledger.reader import History, Tail, recover
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
@@ -59,8 +59,7 @@ class LedgerFile:
         Raises:
             LedgerInUseError: Another run holds the lock.
             LedgerWriteError: It can't be opened, or is no regular file.
-            LedgerMismatchError: Anyone may write to it; or as ``reader.recover`` says.
-            LedgerFaultError: As ``reader.recover`` says.
+            LedgerFaultError, LedgerMismatchError: As ``reader.recover`` says.
         """
         for _ in range(_OPEN_ATTEMPTS):
             try:
@@ -156,7 +155,7 @@ class LedgerFile:
         fd = os.open(torn, _FLAGS | os.O_CREAT | os.O_NOFOLLOW, _MODE)
         try:
             _check_regular(fd, torn)
-            os.fchmod(fd, _MODE)
+            _make_private(fd)
             position = tail.offset
             while block := os.pread(self._fd, _COPY_BYTES, position):
                 self._write_all(fd, block)
@@ -176,15 +175,20 @@ def _open_or_create(path: Path) -> tuple[int | None, bool]:
             fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
         except FileExistsError:
             return None, False
-        os.fchmod(fd, _MODE)  # a strict umask would lock the next run out
+        _make_private(fd)
         return fd, True
+
+
+def _make_private(fd: int) -> None:
+    """Give a file its mode whatever the umask, which may be so strict that the next run is locked out."""
+    with suppress(OSError):  # a file system without modes, such as a share
+        os.fchmod(fd, _MODE)
 
 
 def _lock(fd: int, path: Path) -> bool:
     """Lock the file; close it again and return False if the path leads to another one by now."""
     try:
         _check_regular(fd, path)
-        _check_private(fd, path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         locked = _is_at(path, os.fstat(fd))
     except BlockingIOError as exc:
@@ -203,11 +207,6 @@ def _lock(fd: int, path: Path) -> bool:
 def _check_regular(fd: int, path: Path) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise LedgerWriteError(f"{path} is not a regular file. Name another ledger.")
-
-
-def _check_private(fd: int, path: Path) -> None:
-    if os.fstat(fd).st_mode & stat.S_IWOTH:
-        raise LedgerMismatchError(f"Anyone may write to {path}: check what it says, then chmod 600 it.")
 
 
 def _close(fd: int, path: Path, *, created: bool) -> None:

@@ -359,19 +359,6 @@ def test_ledger_in_a_folder_of_everyone_is_private(
     assert mode(shared / "ledger") == 0o600
 
 
-def test_ledger_that_anyone_may_write_to_is_not_trusted(
-    run_command: RunCommand, manifest: Path, tmp_path: Path
-) -> None:
-    """Anyone may have written that an invoice is canceled: nothing is sent, nothing is changed."""
-    assert run_command("run", manifest, "--env", "sandbox").returncode == 0
-    ledger = tmp_path / LEDGER
-    ledger.chmod(0o666)
-    before = ledger.read_bytes()
-    ended = run_command("run", manifest, "--env", "sandbox")
-    assert (ended.returncode, "chmod 600" in ended.stderr) == (2, True)
-    assert ledger.read_bytes() == before
-
-
 def test_link_in_the_place_of_the_torn_tail_is_not_followed(
     run_command: RunCommand, manifest: Path, tmp_path: Path
 ) -> None:

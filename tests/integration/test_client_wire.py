@@ -227,6 +227,26 @@ async def test_look_up_answered_for_another_invoice_at_first_hand_stands() -> No
     assert (reply.invoice.status, asked) == ("PAID", ["GET"])
 
 
+async def test_a_service_with_names_of_its_own_is_asked_once() -> None:
+    """A look-up on an unused connection names another id too: nothing is out of step, all is as before."""
+    connections: list[list[str]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append([])
+        mine = connections[-1]
+        while True:
+            method, claims = await _request(reader)
+            asked = claims["request-resource-path"].split("/")[4]
+            mine.append(f"{method} {asked}")
+            writer.write(_reply(json.dumps({"id": f"own-{asked}", "status": "SENT"}).encode()))
+
+    kinds = [RequestKind.CANCEL, RequestKind.CANCEL, *[RequestKind.LOOK_UP] * 3, RequestKind.CANCEL]
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        replies = [await client.send(kind, str(number)) for number, kind in enumerate(kinds, start=1)]
+    assert [reply.invoice.id for reply in replies] == [f"own-{number}" for number in range(1, 7)]
+    assert connections == [["POST 1"], ["POST 2"], ["GET 3"], ["GET 4", "GET 5", "POST 6"]]
+
+
 async def test_cancelation_answered_for_another_invoice_is_not_repeated() -> None:
     """It may have been acted on: its connection is closed, and the verdict looks up."""
     connections: list[list[str]] = []
