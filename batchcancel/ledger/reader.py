@@ -86,19 +86,6 @@ class History(Struct, frozen=True, kw_only=True):
         """Return the reason of an invoice's latest result row by its key, None if it has none."""
         return self.reasons.get(_digest(key))
 
-    def is_settled(self, key: str) -> bool:
-        """Tell whether an invoice has a final answer, so that it is not asked again.
-
-        Args:
-            key: As ``ManifestRow.key``; of a valid id, the id itself.
-        """
-        reason = self.latest_reason(key)
-        return reason is not None and reason.is_final
-
-    def needs_look_up(self, key: str) -> bool:
-        """Tell whether the service may have acted unheard, so that a look-up comes first."""
-        return self.latest_reason(key) is Reason.UNKNOWN
-
 
 def recover(fd: int, path: Path) -> History:
     """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.

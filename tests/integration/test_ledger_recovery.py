@@ -79,8 +79,7 @@ def test_empty_file_is_an_empty_ledger(recovered: Callable[[bytes], History]) ->
     history = recovered(b"")
     assert (history.first_started_at, history.env, history.merchant_id) == (None, None, None)
     assert (history.good_size, history.tail) == (0, None)
-    assert not history.is_settled("1")
-    assert not history.needs_look_up("1")
+    assert history.latest_reason("1") is None
 
 
 def test_whole_ledger_is_known(recovered: Callable[[bytes], History]) -> None:
@@ -93,20 +92,18 @@ def test_whole_ledger_is_known(recovered: Callable[[bytes], History]) -> None:
 
 
 @pytest.mark.parametrize("reason", [pytest.param(reason, id=reason.value) for reason in Reason])
-def test_standing_follows_the_reason(recovered: Callable[[bytes], History], reason: Reason) -> None:
-    """Final reasons settle an invoice; of the open ones only unknown asks for a look-up first."""
+def test_every_reason_is_read_back(recovered: Callable[[bytes], History], reason: Reason) -> None:
+    """By the invoice's key; another id's is not taken for it."""
     history = recovered(run_line() + result_line("007", reason))
     key = invoice_key("007", valid=reason is not Reason.INVALID_ID)
     assert history.latest_reason(key) is reason
-    assert history.is_settled(key) is reason.is_final
-    assert history.needs_look_up(key) is (reason is Reason.UNKNOWN)
-    assert not history.is_settled("7")
+    assert history.latest_reason("7") is None
 
 
 def test_an_invalid_row_never_settles_a_valid_id(recovered: Callable[[bytes], History]) -> None:
     """The JSON value true is recorded as the text of the valid id "true"; that id is still asked."""
     history = recovered(run_line() + result_line("true", Reason.INVALID_ID))
-    assert not history.is_settled("true")
+    assert history.latest_reason("true") is None
 
 
 def test_latest_row_by_position_is_the_answer(recovered: Callable[[bytes], History]) -> None:
@@ -119,18 +116,13 @@ def test_latest_row_by_position_is_the_answer(recovered: Callable[[bytes], Histo
         + result_line("b", Reason.UNKNOWN)
         + encode_skip("r1", Skip(row=1, invoice_id="c", why=SkipReason.DUPLICATE, of_row=1))
     )
-    assert history.is_settled("a")
-    assert not history.needs_look_up("a")
-    assert not history.is_settled("b")
-    assert history.needs_look_up("b")
-    assert history.latest_reason("c") is None
+    assert [history.latest_reason(key) for key in "abc"] == [Reason.PAID, Reason.UNKNOWN, None]
 
 
 def test_row_of_text_that_is_no_unicode_is_found_again(recovered: Callable[[bytes], History]) -> None:
     """What is written with question marks is looked up with question marks."""
-    assert recovered(run_line() + result_line("\udcff", Reason.INVALID_ID)).is_settled(
-        invoice_key("\udcff", valid=False)
-    )
+    history = recovered(run_line() + result_line("\udcff", Reason.INVALID_ID))
+    assert history.latest_reason(invoice_key("\udcff", valid=False)) is Reason.INVALID_ID
 
 
 def test_tail_is_found_at_every_cut_of_the_last_line(recovered: Callable[[bytes], History]) -> None:
@@ -141,7 +133,7 @@ def test_tail_is_found_at_every_cut_of_the_last_line(recovered: Callable[[bytes]
         assert history.tail == Tail(len(good), cut, 1)
         assert history.good_size == len(good)
         assert history.sha256.digest() == sha256(good).digest()
-        assert (history.is_settled("1"), history.is_settled("2")) == (True, False)
+        assert (history.latest_reason("1"), history.latest_reason("2")) == (Reason.CANCELED, None)
     assert recovered(good + THREE[2]).tail is None
 
 

@@ -279,8 +279,8 @@ async def test_a_run_goes_on_from_every_cut_of_the_last_row(tmp_path: Path) -> N
         path = tmp_path / f"{cut}.jsonl"
         path.write_bytes(good + last[:cut])
         async with await Ledger.open(path, disk=Disk(sync=lambda _fd: None)) as ledger:
-            settled = [ledger.history.is_settled(invoice_id) for invoice_id in "123"]
-            assert settled == [True, True, False]
+            reasons = [ledger.history.latest_reason(invoice_id) for invoice_id in "123"]
+            assert reasons == [Reason.CANCELED, Reason.CANCELED, None]
             again = msgspec.structs.replace(RUN, run_id="r2")
             await ledger.begin(again, on_commit=told, on_failure=lambda failure: pytest.fail(str(failure)))
             assert ledger.torn_bytes == cut
