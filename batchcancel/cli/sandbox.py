@@ -36,7 +36,18 @@ class _CannotServeError(click.ClickException):
 @click.option(
     "--rate-limit", type=click.FloatRange(min=0, min_open=True), help="Requests a second before 429."
 )
-@click.option("--retry-after-s", type=click.IntRange(min=0), help="Retry-After of those 429. Default: 1.")
+@click.option(
+    "--rate-limit-kind",
+    type=click.Choice(["sliding", "fixed", "bucket"]),
+    help="Any second, each second by the clock, or a token bucket of one second. Default: sliding.",
+)
+@click.option(
+    "--rate-change",
+    type=(_FROM_ZERO, click.FloatRange(min=0, min_open=True)),
+    metavar="AT_S LIMIT",
+    help="Change the rate limit to LIMIT, AT_S seconds after the first request.",
+)
+@click.option("--retry-after-s", type=click.IntRange(min=0), help="Retry-After of every 429. Default: 1.")
 @click.option("--no-retry-after", is_flag=True, help="Leave Retry-After out.")
 @click.option("--error-share", type=_SHARE, help="Share of requests that get a 500.")
 @click.option("--html-share", type=_SHARE, help="Share that get 200 with an HTML page; nothing is done.")

@@ -55,6 +55,12 @@ class PauseEnded(Struct, frozen=True, kw_only=True):
     lasted_s: float
 
 
+class RateChanged(Struct, frozen=True, kw_only=True):
+    """The service refused more: from here on so many requests a second may leave, and then slowly more."""
+
+    rate: float
+
+
 class ClockSet(Struct, frozen=True, kw_only=True):
     """The service's clock was read; requests are dated by it from here on."""
 
@@ -77,5 +83,12 @@ class StopRequested(Struct, frozen=True, kw_only=True):
 
 
 Event = (
-    RequestFinished | RetryScheduled | PauseStarted | PauseEnded | ClockSet | GroupCommitted | StopRequested
+    RequestFinished
+    | RetryScheduled
+    | PauseStarted
+    | PauseEnded
+    | RateChanged
+    | ClockSet
+    | GroupCommitted
+    | StopRequested
 )

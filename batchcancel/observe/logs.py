@@ -17,6 +17,7 @@ from batchcancel.model import (
     PauseCause,
     PauseEnded,
     PauseStarted,
+    RateChanged,
     RequestFinished,
     RetryScheduled,
     StopRequested,
@@ -134,6 +135,8 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
         case PauseEnded():
             level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
             log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))
+        case RateChanged():
+            log.info("rate.changed", rate=round(event.rate, 1))
         case ClockSet():
             log.warning("clock.set", offset_s=round(event.offset_s, 1), hint="this machine's clock is off")
         case GroupCommitted():

@@ -17,23 +17,21 @@ from batchcancel.errors import (
 from batchcancel.model import Event, PauseCause, Reply, RequestKind
 from batchcancel.pace.gate import Gate
 from batchcancel.pace.health import STREAK_FAILURES, Health
-from batchcancel.pace.limiter import RateLimiter
+from batchcancel.pace.throttle import Throttle
 
 Transport = Callable[[RequestKind, str | None], Awaitable[Reply]]
 
 _KEY_READS_AFTER_S: Final = (0.0, 5.0, 10.0)
 """Waits before the signed reads: they go out at 0, 5 and 15 seconds."""
 _PROBE_BACK_OFF_S: Final = 30.0
-_THROTTLE_BACK_OFF_S: Final = 20.0
-_LEAST_THROTTLE_S: Final = 0.5
-"""A Retry-After of 0 is no pause; taken literally it would be asked again without end."""
 
 
 class Pace:
     """Decide when a request may leave, and hold everyone back where one reply concerns all.
 
     At most ``concurrency`` requests are in flight and at most ``rate`` leave in a second, whatever
-    their kind. A 429 makes everyone wait; so does a key in doubt, and an outage (design section 6).
+    their kind, or as many as the service takes if that is less. A 429 makes everyone wait; so does a
+    key in doubt, and an outage (design section 6).
     """
 
     def __init__(
@@ -52,17 +50,16 @@ class Pace:
             concurrency: Most requests in flight, 1 or more.
             rate: Most requests a second; None for no limit.
             max_outage_s: How long the lack of a good reply is endured.
-            on_event: Told of pauses; must not block.
+            on_event: Told of pauses and of rates that were cut; must not block.
         """
         self._transport = transport
         self._clock = asyncio.get_running_loop().time
         self._slots = asyncio.Semaphore(concurrency)
-        self._limiter = RateLimiter(rate, clock=self._clock)
+        self._throttle = Throttle(rate, clock=self._clock, on_event=on_event)
         self._max_outage_s = max_outage_s
         self._gate = Gate(on_event)
         self._health = Health(self._clock())
         self._good = asyncio.Event()
-        self._throttles = 0
         self._too_long: OutageTooLongError | None = None
         self._key_refused: CredentialsRefusedError | None = None
         self._asking_key = asyncio.Lock()
@@ -173,7 +170,7 @@ class Pace:
 
     async def take_turn(self) -> None:
         """Wait for the rate alone: for a request that is repeated within its slot."""
-        await self._limiter.take()
+        await self._throttle.take()
 
     async def explain_failures(self) -> None:
         """Return once it is known what the present streak of failures means.
@@ -208,7 +205,7 @@ class Pace:
             async with self._slots:
                 # A cancelation that waits for its turn gives up at once when the run stops.
                 in_a_hurry = kind is RequestKind.CANCEL
-                await self._limiter.take(self.sleep if in_a_hurry else asyncio.sleep)
+                await self._throttle.take(self.sleep if in_a_hurry else asyncio.sleep)
                 if in_a_hurry and self.is_stopping:
                     raise RunStoppingError("no new cancelation leaves")
                 if failure := self._too_long or self._key_refused:
@@ -229,25 +226,20 @@ class Pace:
         now = self._clock()
         if isinstance(answer, TransportError):
             self._health.note_failure(now, str(answer))
-        elif answer.is_server_error or answer.is_unreadable:
+            return
+        pause_s = self._throttle.learn(answer, sent_at=sent_at)
+        if pause_s:
+            self._pause(pause_s)
+        if answer.is_server_error or answer.is_unreadable:
             self._health.note_failure(now, f"HTTP {answer.http_status}")
-        elif answer.is_throttled:
-            self._throttle(answer, sent_at)
-        elif not answer.doubts_key:
+        elif not answer.is_throttled and not answer.doubts_key:
             self._health.note_good(now)
-            self._throttles = 0
             self._good.set()
             if answer.http_status != 400:
                 self._health.note_accepted(sent_at)
 
-    def _throttle(self, reply: Reply, sent_at: float) -> None:
-        """Make everyone wait, as long as the service says or else with back-off."""
-        if sent_at >= self._gate.resumes_at:
-            # Replies to what was in flight when the pause began say nothing new.
-            self._throttles += 1
-        wait_s = reply.retry_after_s
-        if wait_s is None or wait_s < _LEAST_THROTTLE_S:
-            wait_s = random.uniform(_LEAST_THROTTLE_S, min(_THROTTLE_BACK_OFF_S, 0.5 * 2.0**self._throttles))  # noqa: S311 - jitter
+    def _pause(self, wait_s: float) -> None:
+        """Make everyone wait as long as the service says, or stop where that is too long."""
         if wait_s > self._outage_left_s():
             self._too_long = OutageTooLongError(
                 f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
@@ -276,7 +268,7 @@ class Pace:
     async def _probe(self) -> Reply | TransportError:
         """Send the signed read past the gate."""
         async with self._slots:
-            await self._limiter.take()
+            await self._throttle.take()
             sent_at = self._clock()
             answer = await self._ask(RequestKind.PROBE, None)
         self._learn(answer, sent_at)

@@ -15,7 +15,8 @@ _LATENESS_S: Final = 0.1
 class RateLimiter:
     """Let departures through one by one, evenly spaced.
 
-    The worst window of one second holds at most 1.1 times the rate plus one departure. An idle time
+    The worst window of one second holds at most 1.1 times the rate plus one departure, and less if less
+    lateness is caught up. An idle time
     earns nothing: the first departures after it are spaced like all others.
     """
 
@@ -31,15 +32,17 @@ class RateLimiter:
         self._next_at = float("-inf")
         self.retune(rate)
 
-    def retune(self, rate: float | None) -> None:
+    def retune(self, rate: float | None, *, lateness_s: float = _LATENESS_S) -> None:
         """Change the rate for every departure that is not yet scheduled.
 
         Args:
             rate: Departures a second, above 0; None for no limit.
+            lateness_s: How much of a late wake-up is caught up, from 0.
         """
         if rate is not None and rate <= 0:
             raise ValueError("a rate is above 0")
         self._rate = rate
+        self._lateness_s = lateness_s
         self._interval_s = 0.0 if rate is None else 1.0 / rate
 
     async def take(self, sleep: Sleep = asyncio.sleep) -> None:
@@ -58,5 +61,5 @@ class RateLimiter:
             if ahead_s > 0:
                 await sleep(ahead_s)
             now = self._clock()
-            earliest = now - _LATENESS_S if queued else now
+            earliest = now - self._lateness_s if queued else now
             self._next_at = max(self._next_at, earliest) + self._interval_s

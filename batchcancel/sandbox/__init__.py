@@ -24,7 +24,7 @@ prefix                  status           what happens
 ``ERROR502-ONCE-``      SENT             first cancelation 502, nothing is done
 ``FORBIDDEN-``          SENT             every request 403, nothing is done
 ``UNAUTHORIZED-ONCE-``  SENT             first request 401 although it was signed well
-``THROTTLE-``           SENT             first cancelation 429 with ``Retry-After: 1``
+``THROTTLE-``           SENT             first cancelation 429, like one of the limit
 ``HTML-``               SENT             every cancelation 200 with an HTML page, nothing is done
 ``MISMATCH-``           SENT             every cancelation 200 CANCELED for another id, nothing is done
 ``RESET-BEFORE-``       SENT             first cancelation: connection reset, nothing is done

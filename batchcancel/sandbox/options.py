@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,17 @@ SANDBOX_SECRET: Final = base64.b64encode(b"batchcancel sandbox: not a secret").d
 
 _SHARES: Final = ("error_share", "html_share", "reset_before_share", "reset_after_share", "truncate_share")
 _NOT_NEGATIVE: Final = ("latency_ms", "jitter_ms", "slow_ms", "clock_skew_s")
+
+
+class RateLimitKind(StrEnum):
+    """How the requests of a second are counted."""
+
+    SLIDING = "sliding"
+    """In any second."""
+    FIXED = "fixed"
+    """In each second by the clock."""
+    BUCKET = "bucket"
+    """By tokens that come at the limit's rate; those of one second can be saved up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +59,11 @@ class SandboxOptions:
     """How slow the slow share and invoices with the prefix ``SLOW-`` are."""
     rate_limit: float | None = None
     """Requests a second that are served, above 0; more get 429. None: no limit."""
+    rate_limit_kind: RateLimitKind = RateLimitKind.SLIDING
+    rate_change: tuple[float, float] | None = None
+    """When another limit sets in, in seconds from the first request, and that limit. None: never."""
     retry_after_s: int | None = 1
-    """``Retry-After`` of a 429, whole seconds; None: the header is left out."""
+    """``Retry-After`` of every 429, whole seconds; None: the header is left out."""
     error_share: float = 0.0
     """Share of requests that get a 500 and do nothing."""
     html_share: float = 0.0
@@ -78,14 +93,23 @@ class SandboxOptions:
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number from 0.")
-        if self.rate_limit is not None and not 0 < self.rate_limit < math.inf:
-            raise ValueError("rate_limit must be a finite number above 0.")
-        if self.retry_after_s is not None and self.retry_after_s < 0:
-            raise ValueError("retry_after_s must not be negative.")
+        self._check_limits()
         if self.outage is not None and not all(0 <= seconds < math.inf for seconds in self.outage):
             raise ValueError("outage must be two finite numbers from 0: start and length in seconds.")
         if not self.secret_bytes:
             raise ValueError("The shared secret is empty.")
+
+    def _check_limits(self) -> None:
+        if self.rate_limit is not None and not 0 < self.rate_limit < math.inf:
+            raise ValueError("rate_limit must be a finite number above 0.")
+        if self.rate_change is not None:
+            if self.rate_limit is None:
+                raise ValueError("rate_change needs a rate_limit to change.")
+            at_s, limit = self.rate_change
+            if not (0 <= at_s < math.inf and 0 < limit < math.inf):
+                raise ValueError("rate_change must be finite: seconds from 0 and a limit above 0.")
+        if self.retry_after_s is not None and self.retry_after_s < 0:
+            raise ValueError("retry_after_s must not be negative.")
 
     @property
     def secret_bytes(self) -> bytes:

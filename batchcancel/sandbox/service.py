@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -14,6 +13,7 @@ from batchcancel.sandbox import bodies
 from batchcancel.sandbox.auth import Authenticator, WireRequest
 from batchcancel.sandbox.faults import Chance, Fault, Shown
 from batchcancel.sandbox.invoices import Invoice, InvoiceBook
+from batchcancel.sandbox.limits import rate_limit
 from batchcancel.sandbox.options import SandboxOptions
 from batchcancel.sandbox.requests import Operation, is_object, read_creation, read_list_query, route
 
@@ -41,28 +41,6 @@ class Answer:
     """Whether an invoice was canceled or created."""
 
 
-class RateLimit:
-    """Serves so many requests in any second, or one in several seconds."""
-
-    def __init__(self, per_s: float) -> None:
-        self._window_s = max(1.0, 1 / per_s)
-        self._most = math.floor(per_s * self._window_s)
-        self._served_at_s: deque[float] = deque()
-
-    def admits(self, at_s: float) -> bool:
-        """Tell whether a request is served now, and count it if so.
-
-        Args:
-            at_s: A clock that never goes back, in seconds.
-        """
-        while self._served_at_s and self._served_at_s[0] <= at_s - self._window_s:
-            self._served_at_s.popleft()
-        if len(self._served_at_s) >= self._most:
-            return False
-        self._served_at_s.append(at_s)
-        return True
-
-
 class Service:
     """Answers requests; the state of the simulator."""
 
@@ -78,7 +56,7 @@ class Service:
         self._monotonic = monotonic
         self._authenticator = Authenticator(options)
         self._chance = Chance(options)
-        self._rate_limit = None if options.rate_limit is None else RateLimit(options.rate_limit)
+        self._rate_limit = rate_limit(options)
         self._first_request_at_s: float | None = None
         self.book = InvoiceBook()
         self.requests: Counter[str] = Counter()
@@ -119,7 +97,7 @@ class Service:
         refusal = self._authenticator.refusal(request, now_s)
         if refusal is not None:
             return _error(HTTPStatus.UNAUTHORIZED, now_s, cause=refusal)
-        if self._rate_limit is not None and not self._rate_limit.admits(at_s):
+        if self._rate_limit is not None and not self._rate_limit.admits(at_s - self._first_request_at_s):
             return _error(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 now_s,
@@ -158,7 +136,9 @@ class Service:
             case Shown.ERROR:
                 throttled = fault.http_status is HTTPStatus.TOO_MANY_REQUESTS
                 body = bodies.error_body(fault.http_status, now_s)
-                answer = replace(answer, body=body, retry_after_s=1 if throttled else None)
+                answer = replace(
+                    answer, body=body, retry_after_s=self._options.retry_after_s if throttled else None
+                )
             case Shown.HTML:
                 answer = replace(answer, body=bodies.HTML_PAGE, content_type=_HTML)
             case Shown.EMPTY:

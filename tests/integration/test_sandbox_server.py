@@ -33,6 +33,7 @@ from batchcancel.sandbox import (
     Sandbox,
     SandboxOptions,
 )
+from batchcancel.sandbox.options import RateLimitKind
 
 ROOT = "/invoicing/v2/invoices"
 COMMAND = [sys.executable, "-c", "from batchcancel.cli.sandbox import sandbox; sandbox()"]
@@ -434,7 +435,7 @@ def test_the_command_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None
         "--host localhost --port 1234 --seed 5 --latency-ms 1 --jitter-ms 2 --slow-share 0.1 --slow-ms 3"
         " --rate-limit 4 --no-retry-after --error-share 0.1 --html-share 0.1 --reset-before-share 0.1"
         " --reset-after-share 0.1 --truncate-share 0.1 --outage 1 2 --clock-offset-s -5 --clock-skew-s 6"
-        " --log requests.jsonl"
+        " --log requests.jsonl --rate-limit-kind bucket --rate-change 7 8"
     )
     names = ("MERCHANT_ID", "KEY_ID", "PORTFOLIO_ID")
     environment: dict[str, str | None] = {f"BATCHCANCEL_{name}": name for name in names}
@@ -453,6 +454,8 @@ def test_the_command_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None
             slow_share=0.1,
             slow_ms=3,
             rate_limit=4,
+            rate_limit_kind=RateLimitKind.BUCKET,
+            rate_change=(7, 8),
             retry_after_s=None,
             error_share=0.1,
             html_share=0.1,

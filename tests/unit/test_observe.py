@@ -25,6 +25,7 @@ from batchcancel.model import (
     PauseCause,
     PauseEnded,
     PauseStarted,
+    RateChanged,
     Reason,
     RequestFinished,
     RequestKind,
@@ -128,6 +129,7 @@ LINES: list[tuple[Event, dict[str, object]]] = [
         PauseEnded(cause=PauseCause.OUTAGE, lasted_s=3.14159),
         {"event": "pause.ended", "level": "warning", "cause": "outage", "lasted_s": 3.14},
     ),
+    (RateChanged(rate=38.04), {"event": "rate.changed", "level": "info", "rate": 38.0}),
     (
         ClockSet(offset_s=-61.04),
         {

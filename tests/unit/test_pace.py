@@ -201,7 +201,7 @@ def test_429_without_retry_after_backs_off_further_each_time(in_virtual_time: In
     in_virtual_time(scenario())
     times = sorted(set(wire.times(CANCEL)))
     gaps = [after - before for before, after in pairwise(times)]
-    assert 0.5 <= gaps[0] <= 1.2
+    assert 0.2 <= gaps[0] <= 0.31
     assert max(gaps) <= 20.2
     assert sum(gaps) > 12
 
@@ -513,7 +513,7 @@ def test_a_retry_after_of_nothing_is_still_a_pause(in_virtual_time: InVirtualTim
             await pace.send(CANCEL, "1")
 
     in_virtual_time(scenario())
-    assert all(after - at >= 0.5 for at, after in pairwise(wire.times(CANCEL)))
+    assert all(after - at >= 0.1 for at, after in pairwise(wire.times(CANCEL)))
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "too long"])

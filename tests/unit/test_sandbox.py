@@ -16,8 +16,14 @@ from multidict import CIMultiDict
 import batchcancel.sandbox
 from batchcancel.sandbox.auth import Authenticator, WireRequest
 from batchcancel.sandbox.faults import _BEHAVIORS, Behavior
-from batchcancel.sandbox.options import SANDBOX_KEY_ID, SANDBOX_MERCHANT_ID, SandboxOptions
-from batchcancel.sandbox.service import Answer, RateLimit, Service
+from batchcancel.sandbox.limits import rate_limit
+from batchcancel.sandbox.options import (
+    SANDBOX_KEY_ID,
+    SANDBOX_MERCHANT_ID,
+    RateLimitKind,
+    SandboxOptions,
+)
+from batchcancel.sandbox.service import Answer, Service
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "auth_vectors.json").read_text())
 NOW_S = 1_767_225_600
@@ -670,6 +676,7 @@ def test_the_details_of_faults_are_as_documented() -> None:
     assert client.cancel("HANG-1").wait_s == 120
     assert client.cancel("TRUNCATED-1").is_cut
     assert client.cancel("THROTTLE-1").retry_after_s == 1
+    assert Client(retry_after_s=None).cancel("THROTTLE-1").retry_after_s is None
     assert client.cancel("WRONGTYPE-1").content_type == "text/plain"
     lie = json.loads(client.cancel("MISMATCH-1").body)
     assert (lie["id"], lie["status"]) == ("MISMATCH-1-other", "CANCELED")
@@ -741,8 +748,38 @@ def test_the_rate_limit_serves_so_many_a_second_and_no_more() -> None:
 @pytest.mark.parametrize(("per_s", "served"), [(0.5, 5), (1, 10), (2.5, 20), (20, 200)])
 def test_a_rate_holds_over_many_seconds(per_s: float, served: int) -> None:
     """Fractions below one a second are served too; above, fractions are cut."""
-    limit = RateLimit(per_s)
-    assert sum(limit.admits(tick / 100) for tick in range(1000)) == served
+    assert served_of_each_second(per_s, RateLimitKind.SLIDING, 10) == served
+
+
+def served_of_each_second(
+    per_s: float, kind: RateLimitKind, seconds: int, change: tuple[float, float] | None = None
+) -> int:
+    """Count what is served of a hundred requests a second."""
+    limit = rate_limit(SandboxOptions(rate_limit=per_s, rate_limit_kind=kind, rate_change=change))
+    assert limit is not None
+    return sum(limit.admits(tick / 100) for tick in range(seconds * 100))
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"),
+    [(RateLimitKind.SLIDING, 40), (RateLimitKind.FIXED, 80), (RateLimitKind.BUCKET, 43)],
+)
+def test_kinds_of_limit_differ_in_what_they_let_through_at_once(kind: RateLimitKind, served: int) -> None:
+    """Around the turn of a second a fixed window serves twice its limit, a full bucket its store."""
+    limit = rate_limit(SandboxOptions(rate_limit=40, rate_limit_kind=kind))
+    assert limit is not None
+    assert sum(limit.admits(0.95 + tick / 1000) for tick in range(101)) == served
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"),
+    [(RateLimitKind.SLIDING, 200), (RateLimitKind.FIXED, 200), (RateLimitKind.BUCKET, 240)],
+)
+def test_the_rate_limit_can_change_in_the_middle(kind: RateLimitKind, served: int) -> None:
+    """Two seconds at 40, then three at 40 more or fewer, as told."""
+    assert served_of_each_second(40, kind, 5) == pytest.approx(served, abs=1)
+    assert served_of_each_second(40, kind, 5, (2.0, 80)) == pytest.approx(served + 120, abs=1)
+    assert served_of_each_second(40, kind, 5, (2.0, 20)) == pytest.approx(served - 60, abs=20)
 
 
 def test_an_outage_counts_from_the_first_request_and_ends() -> None:
@@ -778,6 +815,8 @@ def test_a_clock_that_is_off_refuses_requests_that_are_dated_right() -> None:
         pytest.param({"latency_ms": -1}, id="latency"),
         pytest.param({"clock_skew_s": float("nan")}, id="skew-nan"),
         pytest.param({"rate_limit": 0}, id="rate"),
+        pytest.param({"rate_change": (5, 20)}, id="rate-change-alone"),
+        pytest.param({"rate_limit": 40, "rate_change": (5, 0)}, id="rate-change"),
         pytest.param({"retry_after_s": -1}, id="retry-after"),
         pytest.param({"outage": (0, -1)}, id="outage"),
         pytest.param({"secret": "not base64!"}, id="secret"),
