@@ -47,8 +47,8 @@ _DEEPEST_CUT: Final = 0.5
 """A cut goes no deeper at once, for what was counted right after a pause is little; a crowd may."""
 _OWN_RATE_SHARE: Final = 0.9
 _STEP_DOWN: Final = 0.95
-"""Each time that a new ceiling is refused at once, though nearly all was accepted until then, this
-comes off once more: a service that counts by the clock's seconds accepts two of them around a pause."""
+"""Where a new ceiling is refused at once twice in a row, though nearly all was accepted until then, this
+comes off: a service that counts by the clock's seconds accepts two of them around a pause."""
 _SAME_WITHIN: Final = 0.15
 _TRUST: Final = 1 / 3
 """A ceiling that is met again at about the same rate moves by a third of the difference only."""
@@ -70,8 +70,8 @@ class Tempo:
         self._most = most
         self._ceiling: float | None = None
         self._hold_s = 0.0
-        self._early_cuts = 0
-        """Cuts in a row, each soon after the one before."""
+        self._was_cut_early = False
+        """Whether the last cut came soon after the one before it."""
         # These two are pushed back by every pause: what has passed since is time that was not paused.
         self._held_since = now
         self._struck_at = -math.inf
@@ -152,7 +152,7 @@ class Tempo:
             return None
         is_early = self._ceiling is not None and self._is_in_early_hold(now)
         self._ceiling = self._new_ceiling(now)
-        self._early_cuts = self._early_cuts + 1 if is_early else 0
+        self._was_cut_early = is_early
         # The first refusals of a crowd have begun a pause already.
         unpaused_since = self._resumes_at if now >= self._resumes_at else self._resumed_before_at
         is_weak = now - unpaused_since < _WEAK_EVIDENCE_S
@@ -172,8 +172,8 @@ class Tempo:
         if self._ceiling is None or rate is None:
             return accepted
         if self._is_in_early_hold(now):
-            is_own_rate = accepted > rate * _OWN_RATE_SHARE
-            return accepted * _STEP_DOWN**self._early_cuts if is_own_rate else accepted
+            goes_down = self._was_cut_early and accepted > rate * _OWN_RATE_SHARE
+            return accepted * _STEP_DOWN if goes_down else accepted
         if abs(accepted - self._ceiling) < self._ceiling * _SAME_WITHIN:
             return self._ceiling + (accepted - self._ceiling) * _TRUST
         return accepted
