@@ -16,8 +16,8 @@ class RateLimiter:
     """Let departures through one by one, evenly spaced.
 
     The worst window of one second holds at most 1.1 times the rate plus one departure, and less if less
-    lateness is caught up. An idle time
-    earns nothing: the first departures after it are spaced like all others.
+    lateness is caught up. An idle time earns nothing: the first departures after it are spaced like all
+    others.
     """
 
     def __init__(self, rate: float | None, *, clock: Callable[[], float] | None = None) -> None:

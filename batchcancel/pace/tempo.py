@@ -12,7 +12,7 @@ the allowed rate goes like this, pauses left out::
                        hold                  probe
 
 What a refusal costs is the pause that comes with it, so the hold is as long as the pause demands: with
-a Retry-After of one second it takes 18, and more than 90 % of the limit is left; where a refusal costs
+a Retry-After of one second it takes 24, and more than 90 % of the limit is left; where a refusal costs
 a tenth of a second, 3 do.
 """
 
@@ -27,7 +27,7 @@ _MEASURED_S: Final = 1.0
 _HELD_SHARES: Final = (0.95, 0.99)
 """Of the ceiling, at the beginning and at the end of the hold."""
 _LEAST_HOLD_S: Final = 3.0
-_HOLD_PER_PAUSE: Final = 18.0
+_HOLD_PER_PAUSE: Final = 24.0
 _WEAK_HOLD_SHARE: Final = 1 / 3
 _WEAK_EVIDENCE_S: Final = 0.9
 """A ceiling that was met sooner after a pause may be far too low: its hold is shorter."""

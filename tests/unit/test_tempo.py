@@ -89,7 +89,7 @@ def limited(kind: RateLimitKind, per_s: float, change: tuple[float, float] | Non
 # --- a service with a limit -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", [None, 41.0, 100.0], ids=["no-rate", "rate-41", "rate-100"])
+@pytest.mark.parametrize("rate", [None, 41.0], ids=["no-rate", "rate-41"])
 @pytest.mark.parametrize("retry_after_s", PAUSES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_is_used_to_nine_tenths_with_few_refusals(
@@ -102,7 +102,7 @@ def test_a_limit_is_used_to_nine_tenths_with_few_refusals(
     assert service.refused_share(10, 70) <= 0.05
 
 
-@pytest.mark.parametrize("phase_s", [0.0, 1.3, 2.6, 3.9, 5.2], ids=str)
+@pytest.mark.parametrize("phase_s", [0.0, 1.7, 3.4], ids=str)
 @pytest.mark.parametrize(("before", "after"), [(40, 80), (20, 40), (40, 20)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_that_changes_is_found_within_ten_seconds(
@@ -117,7 +117,7 @@ def test_a_limit_that_changes_is_found_within_ten_seconds(
 
 
 @pytest.mark.parametrize(
-    ("after", "within_s"), [pytest.param(80, 30.0, id="up"), pytest.param(20, 15.0, id="down")]
+    ("after", "within_s"), [pytest.param(80, 36.0, id="up"), pytest.param(20, 15.0, id="down")]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_change_is_found_also_where_each_refusal_costs_a_second(
@@ -201,15 +201,15 @@ def cut_tempo(*, pause_s: float = 1.0) -> Tempo:
 def test_three_refusals_among_ten_replies_cut_to_what_was_accepted() -> None:
     """From 95 % of the ceiling the rate rises slowly through the hold, and then fast."""
     tempo = cut_tempo()
-    rates = [tempo.rate(11.0 + held_s) for held_s in (0, 9, 18)]
+    rates = [tempo.rate(11.0 + held_s) for held_s in (0, 12, 24)]
     assert rates == pytest.approx([38.0, 38.8, 39.6])
-    assert [tempo.rate(29.0 + s) for s in (0.6, 1.2, 3.0)] == pytest.approx([40.4, 42.0, 64.4])
+    assert [tempo.rate(35.0 + s) for s in (0.6, 1.2, 3.0)] == pytest.approx([40.4, 42.0, 64.4])
 
 
 def test_the_hold_follows_from_what_a_refusal_costs() -> None:
-    """Without a pause three seconds, with one eighteen times as long."""
+    """Without a pause three seconds, with one twenty-four times as long."""
     assert cut_tempo(pause_s=0.0).rate(13.0) == pytest.approx(39.6)
-    assert cut_tempo(pause_s=2.0).rate(12.0 + 36.0) == pytest.approx(39.6)
+    assert cut_tempo(pause_s=2.0).rate(12.0 + 48.0) == pytest.approx(39.6)
 
 
 def test_the_rate_is_cut_once_a_second_at_most() -> None:
@@ -242,5 +242,5 @@ def test_a_rate_that_was_not_set_is_free_again_once_it_has_grown_out_of_sight() 
     tempo = cut_tempo()
     assert tempo.rate(11.0) == pytest.approx(38.0)
     assert tempo.is_near_ceiling(11.0)
-    assert tempo.rate(65.0) is None
-    assert not tempo.is_near_ceiling(65.0)
+    assert tempo.rate(71.0) is None
+    assert not tempo.is_near_ceiling(71.0)
