@@ -1,0 +1,208 @@
+"""Run the installed command, kill it, and run it again, manifest after manifest."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.campaign.audit import Audit, Figures, Kill
+from tests.campaign.evidence import Request, read_ledger, read_log
+from tests.campaign.scenario import SLOW_MS, Scenario, draw
+
+_COMMAND: Final = Path(sys.executable).parent / "batchcancel"
+_PASSED_ON: Final = re.compile(r"COVERAGE_.*|PATH|LANG|LC_.*|TMPDIR")
+_CREDENTIALS: Final = {
+    "BATCHCANCEL_MERCHANT_ID": "campaign_merchant",
+    "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
+    "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
+}
+_DONE: Final = (0, 3)
+_MOST_S: Final = 120.0
+"""After this long without an end a run hangs, which is a defect."""
+_LATEST_KILL_S: Final = 1.5
+_MOST_KILLS_A_MANIFEST: Final = 25
+_POLL_S: Final = 0.005
+_QUIET_S: Final = 0.06
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one manifest is worked on."""
+
+    folder: Path
+    base_url: str
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest, one column."""
+        return self.folder / "invoices.csv"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger of all its runs."""
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The simulator's log."""
+        return self.folder / "service.log"
+
+
+def run_lane(folder: Path, *, kills: int, chance: random.Random) -> Figures:
+    """Kill so many runs, let every manifest come to its end, and count.
+
+    Args:
+        folder: An empty folder; what proved wrong is left there.
+        kills: How many.
+        chance: Where every choice comes from.
+
+    Raises:
+        RuntimeError: The simulator did not start.
+    """
+    figures = Figures()
+    while figures.kills < kills:
+        name = f"manifest {figures.manifests + 1} of {folder.name}"
+        place = folder / f"{figures.manifests + 1:04d}"
+        place.mkdir(parents=True)
+        scenario = draw(chance)
+        audit = Audit(scenario.invoice_ids, figures, name=name)
+        most = min(kills, figures.kills + _MOST_KILLS_A_MANIFEST)
+        with _simulator(place, scenario) as base_url:
+            _work_off(Place(folder=place, base_url=base_url), scenario, audit, figures, most, chance)
+        if not figures.violations:
+            for path in place.iterdir():
+                path.unlink()
+    return figures
+
+
+def _work_off(
+    place: Place, scenario: Scenario, audit: Audit, figures: Figures, kills: int, chance: random.Random
+) -> None:
+    """Run one manifest until it is done, killing until there have been so many kills in all."""
+    ids = list(scenario.invoice_ids)
+    position, ended = 0, False
+    while not ended:
+        place.manifest.write_text("".join(f"{line}\n" for line in ("invoice_id", *ids, ids[0])), "utf-8")
+        kill = None
+        with _started(place, scenario) as process:
+            if figures.kills < kills and _wait_for_post(process, place.log, position):
+                left_s = len(audit.invoice_ids - audit.settled) / scenario.per_s
+                kill = _kill(process, scenario, chance.uniform(0, min(left_s, _LATEST_KILL_S)))
+            if kill is None and not _ends(process):
+                audit.complain([f"a run did not end within {_MOST_S:.0f} s"])
+        requests, position = _read_when_quiet(place.log, position, scenario)
+        audit.note_process(requests, read_ledger(place.ledger), kill)
+        ended = kill is None
+        if ended and process.returncode not in _DONE:
+            audit.complain([f"a run ended with exit code {process.returncode}"])
+        if chance.random() < 0.3:
+            chance.shuffle(ids)
+    audit.close()
+
+
+@contextmanager
+def _simulator(folder: Path, scenario: Scenario) -> Iterator[str]:
+    """Run the simulator in a process of its own; yield its address."""
+    with (
+        (folder / "service.err").open("wb") as errors,
+        subprocess.Popen(
+            [_COMMAND, "sandbox", "--port", "0", "--log", folder / "service.log", *scenario.sandbox_flags],
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the simulator did not start; see {folder / 'service.err'}")
+            yield line.split()[-1]
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _started(place: Place, scenario: Scenario) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a run; whatever happens, it is gone in the end."""
+    target = ["--env", "sandbox", "--base-url", place.base_url, "--ledger", str(place.ledger)]
+    with (
+        (place.folder / "run.err").open("ab") as errors,
+        subprocess.Popen(
+            [_COMMAND, "run", place.manifest, *target, *scenario.run_flags],
+            env=_environment(place.folder),
+            cwd=place.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _environment(home: Path) -> dict[str, str]:
+    passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    return passed_on | _CREDENTIALS | {"HOME": str(home)}
+
+
+def _wait_for_post(process: subprocess.Popen[bytes], log: Path, position: int) -> bool:
+    """Return once a cancelation has reached the service; False if the run ends without one."""
+    while process.poll() is None:
+        with log.open("rb") as lines:
+            lines.seek(position)
+            if b'"operation":"cancel"' in lines.read():
+                return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _kill(process: subprocess.Popen[bytes], scenario: Scenario, after_s: float) -> Kill | None:
+    """Kill -9 after some time; None if the run was quicker."""
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        before_s = time.time()
+        process.kill()
+        process.wait()
+    if process.returncode != -9:
+        return None
+    return Kill(
+        before_s=before_s,
+        after_s=time.time(),
+        concurrency=scenario.concurrency,
+        latency_s=scenario.latency_ms / 1000,
+        jitter_s=scenario.jitter_ms / 1000,
+        slow_s=SLOW_MS / 1000,
+    )
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for a run that is not killed; False if it hangs."""
+    try:
+        process.wait(_MOST_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _read_when_quiet(log: Path, position: int, scenario: Scenario) -> tuple[list[Request], int]:
+    """Read what has arrived since; what was in a socket's buffer at the kill arrives after it."""
+    size = -1
+    while size != log.stat().st_size:
+        size = log.stat().st_size
+        time.sleep(_QUIET_S)
+    return read_log(log, position, clock_offset_s=scenario.clock_offset_s)
