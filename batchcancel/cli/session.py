@@ -146,7 +146,8 @@ def _signals_raise() -> Iterator[None]:
         yield
     finally:
         for signum, handler in previous.items():
-            signal.signal(signum, handler)
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, handler)
 
 
 @contextmanager
@@ -175,7 +176,8 @@ def _signals_stop(job: Job) -> Iterator[list[int]]:
     finally:
         for signum, handler in previous.items():
             loop.remove_signal_handler(signum)
-            signal.signal(signum, handler)
+            # Once one has come, the exit code is its own: those after it must not change it on the way out.
+            signal.signal(signum, signal.SIG_IGN if received else handler)
 
 
 def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:
