@@ -11,8 +11,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -79,6 +85,58 @@ class Simulator:
         Keys: ``at method target operation invoice_id http_status cause committed in_flight``.
         """
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+    def posts(self) -> Counter[str]:
+        """Count the cancelations that have arrived, by invoice."""
+        return Counter(
+            request["invoice_id"] for request in self.requests() if request["operation"] == "cancel"
+        )
+
+    def wait_for(self, operation: str, count: int = 1) -> None:
+        """Return once that many requests of an operation have arrived; fail after 30 s without."""
+        give_up_at = time.monotonic() + 30
+        while self.log.read_bytes().count(f'"operation":"{operation}"'.encode()) < count:
+            assert time.monotonic() < give_up_at, f"no {operation} number {count} has arrived"
+            time.sleep(0.01)
+
+
+class StartRun(Protocol):
+    """Starts ``batchcancel run`` as a process that is gone at the end of the block."""
+
+    def __call__(
+        self,
+        simulator: Simulator,
+        *arguments: str | Path,
+        base_url: str | None = None,
+        file_size_bytes: int | None = None,
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
+        """Start a run in ``tmp_path``; its standard output and error are pipes.
+
+        Args:
+            simulator: What it calls, and whose credentials it has.
+            arguments: Manifests and flags.
+            base_url: Where it calls instead; None: the simulator itself.
+            file_size_bytes: How long its files may become, by the system's limit; None: as long as
+                they like. With a limit the process does not measure its coverage.
+        """
+        ...
+
+
+class StartRelay(Protocol):
+    """Starts relays, which end with the test."""
+
+    def __call__(self, simulator: Simulator, refuse: Callable[[str, str], int | None]) -> str:
+        """Start a server that passes every request on to the simulator, or answers it itself.
+
+        Args:
+            simulator: What stands behind it.
+            refuse: By method and path, the status to answer with, or None to pass it on. Called by
+                several threads at once.
+
+        Returns:
+            The relay's address.
+        """
+        ...
 
 
 ReadLedger = Callable[[Path], list[dict[str, Any]]]
@@ -183,6 +241,97 @@ def start_simulator(
 def simulator(start_simulator: StartSimulator) -> Simulator:
     """Run a faultless simulator on a free port of loopback."""
     return start_simulator()
+
+
+@pytest.fixture
+def start_run(command_path: Path, clean_environment: dict[str, str], tmp_path: Path) -> StartRun:
+    """Start the installed command's main job, to be signaled, watched or outrun."""
+
+    @contextmanager
+    def start(
+        simulator: Simulator,
+        *arguments: str | Path,
+        base_url: str | None = None,
+        file_size_bytes: int | None = None,
+    ) -> Iterator[subprocess.Popen[str]]:
+        environment = clean_environment | simulator.env
+        limit: list[str] = []
+        if file_size_bytes is not None:
+            limit = ["prlimit", f"--fsize={file_size_bytes}"]
+            environment = {
+                name: environment[name] for name in environment if not name.startswith("COVERAGE_")
+            }
+        target = ["--env", "sandbox", "--base-url", base_url or simulator.base_url]
+        with subprocess.Popen(
+            [*limit, command_path, "run", *arguments, *target],
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return start
+
+
+@pytest.fixture
+def start_relay() -> Iterator[StartRelay]:
+    """Start relays between command and simulator, and end them with the test."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(simulator: Simulator, refuse: Callable[[str, str], int | None]) -> str:
+        handler = type("Handler", (_Relay,), {"target": simulator.base_url, "refuse": staticmethod(refuse)})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class _Relay(BaseHTTPRequestHandler):
+    """Passes requests on, each over a connection of its own, or refuses them."""
+
+    protocol_version = "HTTP/1.1"
+    target: str
+    refuse: Callable[[str, str], int | None]
+
+    def do_GET(self) -> None:
+        self._relay()
+
+    def do_POST(self) -> None:
+        self._relay()
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing to standard error."""
+
+    def _relay(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status = self.refuse(self.command, self.path)
+        if status is not None:
+            self._send(status, "application/json", b'{"status":"REFUSED_BY_RELAY"}')
+            return
+        upstream = HTTPConnection(self.target.removeprefix("http://"), timeout=_END_S)
+        upstream.request(self.command, self.path, body or None, dict(self.headers))
+        reply = upstream.getresponse()
+        self._send(reply.status, reply.getheader("Content-Type") or "", reply.read(), reply.getheader("Date"))
+        upstream.close()
+
+    def _send(self, status: int, content_type: str, body: bytes, date: str | None = None) -> None:
+        self.send_response_only(status)
+        self.send_header("Date", date or self.date_time_string())
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 @pytest.fixture
