@@ -79,10 +79,16 @@ def _run(folder: Path, arguments: argparse.Namespace) -> Figures:
         running = []
         for lane, share in enumerate(shares):
             chance = random.Random(f"{arguments.seed}-{lane}")  # noqa: S311 - has to be repeatable, not secret
-            running.append(threads.submit(run_lane, folder / f"lane-{lane}", kills=share, chance=chance))
+            running.append(
+                threads.submit(run_lane, folder / f"lane-{lane}", kills=share, chance=chance, say=_say)
+            )
         for future in running:
             total.add(future.result())
     return total
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _table(figures: Figures, *, share: float, duration_s: float) -> str:

@@ -12,7 +12,7 @@ from tests.campaign.evidence import LedgerImage, Request, Row
 MOST_REPEATED: Final = 512
 """Most POSTs that a run after a kill may repeat, whatever its concurrency (design, "Durability")."""
 _GROUP_S: Final = 0.05
-_WRITE_S: Final = 0.5
+_WRITE_S: Final = 1.0
 """How long a write and its sync may take on a busy machine, the wait for the processor included."""
 _CLOCK_S: Final = 0.005
 
