@@ -106,11 +106,13 @@ def test_a_clock_that_is_an_hour_off_is_said_once_and_costs_a_request(
 def test_an_outage_of_ten_seconds_is_ridden_out(
     run_command: RunCommand, start_simulator: StartSimulator, read_ledger: ReadLedger, tmp_path: Path
 ) -> None:
-    """No row is an error, and nothing is asked twice without a look-up between."""
+    """No row is an error, no attempt is used up, nothing is asked twice without a look-up between."""
     simulator = start_simulator("--latency-ms", "40", "--outage", "0.5", "10")
     ids = [str(number) for number in range(300)]
     write_manifest(tmp_path, ids)
-    ended = run_command("run", "ids.txt", "--ledger", LEDGER, *simulator.flags, env=simulator.env)
+    ended = run_command(
+        *("run", "ids.txt", "--ledger", LEDGER, *simulator.flags, "--max-attempts", "2"), env=simulator.env
+    )
     assert ended.returncode == 0, ended.stderr
     rows = results(read_ledger(tmp_path / LEDGER))
     assert Counter(row["invoice_id"] for row in rows) == Counter(ids)
@@ -129,7 +131,9 @@ def test_a_job_of_one_row_survives_an_outage_at_its_start(
     """Down from the very first request on, the service is waited for."""
     simulator = start_simulator("--outage", "0", "3")
     write_manifest(tmp_path, ["1"])
-    ended = run_command("run", "ids.txt", "--ledger", LEDGER, *simulator.flags, env=simulator.env)
+    ended = run_command(
+        *("run", "ids.txt", "--ledger", LEDGER, *simulator.flags, "--max-attempts", "2"), env=simulator.env
+    )
     assert ended.returncode == 0, ended.stderr
     (row,) = results(read_ledger(tmp_path / LEDGER))
     assert (row["reason"], simulator.requests()[-1]["committed"]) == ("canceled", True)
