@@ -18,6 +18,10 @@ _LEAST_PAUSE_S: Final = 0.1
 _LATENESS_S: Final = 0.025
 """Near a limit of the service's: a wake-up that is caught up late is a burst, and bursts are refused."""
 _UNAVAILABLE: Final = 503
+_MOST_CUTS_FOR_503: Final = 3
+_CALM_S: Final = 10.0
+"""A 503 may be about the load, or not at all: where three cuts in a row don't help, the rate is not what
+is wrong, until none has come for ten seconds."""
 
 
 class Throttle:
@@ -39,6 +43,8 @@ class Throttle:
         self._limiter = RateLimiter(rate, clock=clock)
         self._repeats = 0
         """Refusals without a Retry-After since something was accepted."""
+        self._unavailable_at = float("-inf")
+        self._cuts_for_503 = 0
 
     async def take(self, sleep: Sleep = asyncio.sleep) -> None:
         """Wait for the next departure; first come, first served. A cancelled wait gives its place back.
@@ -69,11 +75,21 @@ class Throttle:
             if sent_at >= self._tempo.resumes_at:
                 self._repeats = 0
             return 0.0
+        if not reply.is_throttled and not self._may_be_load(now):
+            return 0.0
         pause_s = self._pause_s(reply, sent_at) if reply.is_throttled else 0.0
         cut_to = self._tempo.note_refused(now, sent_at=sent_at, pause_s=pause_s)
         if cut_to is not None:
+            self._cuts_for_503 += not reply.is_throttled
             self._on_event(RateChanged(rate=cut_to))
         return pause_s
+
+    def _may_be_load(self, now: float) -> bool:
+        """Tell whether a 503 may still mean that there are too many requests."""
+        if now - self._unavailable_at > _CALM_S:
+            self._cuts_for_503 = 0
+        self._unavailable_at = now
+        return self._cuts_for_503 < _MOST_CUTS_FOR_503
 
     def _pause_s(self, reply: Reply, sent_at: float) -> float:
         """Return how long a 429 makes everyone wait: as it says, or else with back-off."""

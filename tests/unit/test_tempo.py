@@ -50,7 +50,9 @@ class Service:
         if invoice_id in self.refused_once:
             self.refused_once.remove(invoice_id)
             return 429
-        return 200 if self.limit is None or self.limit.admits(now) else 429
+        if self.limit is None or self.limit.admits(now):
+            return 200
+        return 503 if isinstance(self.limit, HalfDown) else 429
 
     async def serve(self, *, rate: float | None, until: float = 1e9, invoices: int = 10**9) -> float:
         """Send what a run would, 16 at a time, and return the seconds that it took."""
@@ -77,6 +79,17 @@ class Service:
     def refused_share(self, since: float, until: float) -> float:
         statuses = [status for at, status in self.replies if since <= at < until]
         return statuses.count(429) / len(statuses)
+
+
+class HalfDown(RateLimit):
+    """Every second request meets an endpoint that is down."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def admits(self, at_s: float) -> bool:  # noqa: ARG002 - it counts requests, not time
+        self._count += 1
+        return bool(self._count % 2)
 
 
 def limited(kind: RateLimitKind, per_s: float, change: tuple[float, float] | None = None) -> RateLimit:
@@ -175,6 +188,16 @@ def test_an_outage_is_no_limit(in_virtual_time: InVirtualTime) -> None:
     in_virtual_time(service.serve(rate=50, until=50))
     back_at = min(at for at, status in service.replies if at > 15 and status == 200)
     assert service.accepted_per_s(back_at + 5, back_at + 10) == pytest.approx(50, abs=2)
+
+
+def test_an_endpoint_that_is_down_while_others_work_does_not_slow_the_run_for_long(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    """Where cutting does not help, the rate is not what is wrong: it comes back and stays."""
+    service = Service()
+    service.limit = HalfDown()
+    in_virtual_time(service.serve(rate=50, until=60))
+    assert service.accepted_per_s(30, 60) == pytest.approx(25, abs=3)
 
 
 def test_a_cut_is_told(in_virtual_time: InVirtualTime) -> None:
