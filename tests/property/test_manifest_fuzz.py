@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import tempfile
+import warnings
+from encodings.aliases import aliases
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,75 @@ def test_any_damage_to_gzip_is_read_or_refused(content: bytes, cut: int, flip: i
     packed = bytearray(gzip.compress(content))
     packed[flip % len(packed)] ^= 0x55
     assert_readable_or_refused(bytes(packed[: len(packed) - cut]), ManifestOptions(format=Format.TXT))
+
+
+@pytest.mark.parametrize("format_", list(Format))
+@given(
+    packed=st.lists(
+        st.binary(max_size=60) | contents.map(gzip.compress) | st.just(b"\x1f\x8b\x08") | st.just(bytes(20)),
+        max_size=4,
+    ).map(b"".join)
+)
+@example(packed=gzip.compress(b"id\n1\n") + b"garbage")
+@example(packed=gzip.compress(b"id\n1\n") * 3)
+@example(packed=gzip.compress(gzip.compress(b"id\n1\n")))
+@settings(max_examples=60)
+def test_any_bytes_behind_the_gzip_magic_are_read_or_refused(format_: Format, packed: bytes) -> None:
+    """Members without end, garbage between and behind them, in each format."""
+    assert_readable_or_refused(b"\x1f\x8b" + packed, ManifestOptions(format=format_))
+    assert_readable_or_refused(packed, ManifestOptions(format=format_))
+
+
+@given(
+    encoding=st.sampled_from(sorted(set(aliases.values()))), content=contents, format_=st.sampled_from(Format)
+)
+@settings(max_examples=300)
+def test_any_codec_reads_or_refuses(encoding: str, content: bytes, format_: Format) -> None:
+    """Whatever Python takes for a codec's name, also one that is not for text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some codecs warn of escapes that they don't know
+        assert_readable_or_refused(content, ManifestOptions(format=format_, encoding=encoding))
+
+
+@given(encoding=st.text(max_size=12))
+def test_any_name_of_a_codec_is_known_or_refused(encoding: str) -> None:
+    """No text after --encoding is a crash."""
+    assert_readable_or_refused(b"id\n1\n", ManifestOptions(format=Format.CSV, encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b"[" * 100_000, id="deep lists"),
+        pytest.param(b'{"a":' * 100_000, id="deep objects"),
+        pytest.param(b"[" * 5000 + b"]" * 5000, id="closed again"),
+        pytest.param(b"9" * 100_000, id="an endless integer"),
+        pytest.param(b"-" + b"0" * 5000, id="an endless zero"),
+        pytest.param(b"1." + b"0" * 5000 + b"e99999", id="an endless decimal"),
+        pytest.param(b'"' + b"\\u0000" * 5000 + b'"', id="an endless text of controls"),
+    ],
+)
+@pytest.mark.parametrize("line", [b'{"id":%b}', b'{"id":1,"x":%b}', b'{"id":"\\u0031","x":%b,"i\\u0064":2}'])
+def test_json_bombs_are_read_or_refused(line: bytes, value: bytes) -> None:
+    """Depth and length, in the id and beside it; where no object is too deep, it is no id either."""
+    content = line % value + b"\n"
+    for keep in ((), ("x",)) if b'"x"' in line else ((),):
+        assert_readable_or_refused(content, ManifestOptions(format=Format.JSONL, column="id", keep=keep))
+
+
+@given(
+    content=contents,
+    column=st.none() | st.sampled_from(["id", "1", "", "\x00"]) | st.text(max_size=4),
+    keep=st.lists(st.sampled_from(["id", "1", ""]) | st.text(max_size=4), max_size=2),
+    format_=st.sampled_from(Format),
+)
+@settings(max_examples=200)
+def test_any_choice_of_columns_is_read_or_refused(
+    content: bytes, column: str | None, keep: list[str], format_: Format
+) -> None:
+    """No name of a column is a crash, whether it is there or not."""
+    options = ManifestOptions(format=format_, column=column, keep=tuple(keep))
+    assert_readable_or_refused(content, options)
 
 
 @given(value=st.text(max_size=20), kept=st.text(max_size=20))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -29,6 +30,29 @@ _LEAVES = (
 )
 _VALUES = st.recursive(
     _LEAVES, lambda inner: st.lists(inner) | st.dictionaries(_NAMES | st.text(), inner), max_leaves=10
+)
+_TWO_DIGITS = st.sampled_from(["00", "01", "29", "31", "59", "60", "99", "\u0663\u0663", "-1", "9" * 5000])
+_DATES = st.builds(
+    "{}, {} {} {} {}:{}:{} GMT".format,
+    st.sampled_from(["Sun", "Xxx"]),
+    _TWO_DIGITS,
+    st.sampled_from(["Feb", "Nov", "nov"]),
+    st.sampled_from(["0000", "1994", "2023", "9999"]),
+    *[_TWO_DIGITS] * 3,
+)
+_SECONDS = st.sampled_from(["0", "3", " \t3\r\n", "86400", "9" * 5000, "-1", "1e9", "1.5", "inf", "\u0663"])
+_HOSTILE_HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "Retry-After": _SECONDS | _DATES,
+        "Date": _DATES | st.just("Sun, 06 Nov 1994 08:49:37 GMT"),
+        "Content-Type": st.sampled_from(
+            ["text/html", "application/json; charset=utf-7", "\x00", "a/b" * 3000]
+        ),
+        "v-c-correlation-id": st.sampled_from(
+            ["\x1b[2J", "a" * 9000, "\u202e", "\udc80", "\r\nSet-Cookie: a"]
+        ),
+    },
 )
 _HEADERS = st.dictionaries(st.sampled_from(["Retry-After", "Date", "v-c-correlation-id"]), st.text())
 
@@ -62,6 +86,44 @@ def test_any_json_object_is_read_without_an_exception(
     _check(reply)
     if isinstance(fields.get("status"), str) and fields["status"] in {"CANCELED", "PAID"}:
         assert reply.invoice.status == fields["status"]
+
+
+@example(429, {"Retry-After": "9" * 5000}, 0.0)
+@example(429, {"Retry-After": "Sun, 31 Feb 2023 00:00:00 GMT"}, 0.0)
+@example(429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Mon, 01 Jan 0001 00:00:00 GMT"}, 0.0)
+@given(st.integers(100, 999), _HOSTILE_HEADERS, st.sampled_from([0.0, -1e18, 1e18, 1.7e9]))
+def test_hostile_headers_are_read_without_an_exception(
+    http_status: int, headers: dict[str, str], now: float
+) -> None:
+    """Dates that do not exist, numbers without end, controls: a pause is bounded, and text is harmless."""
+    reply = parse_reply(http_status, CIMultiDict(headers), b"{}", now=now)
+    _check(reply)
+    assert reply.correlation_id is None or (
+        len(reply.correlation_id) <= 128 and reply.correlation_id.isprintable()
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[" * 100_000, id="deep lists"),
+        pytest.param(b'{"a":' * 100_000, id="deep objects"),
+        pytest.param(b'{"invoiceHistory":' + b"[" * 5000 + b"]" * 5000 + b"}", id="closed again"),
+        pytest.param(b'{"id":' + b"9" * 5000 + b"}", id="an integer of 5,000 digits"),
+        pytest.param(b'{"id":1' + b"0" * 100_000 + b".5e99999}", id="a decimal of 100,000 digits"),
+        pytest.param(b'{"status":"\\ud800"}', id="half a surrogate pair"),
+        pytest.param(b'{"status":"CANCELED\xff"}', id="a byte that is no UTF-8"),
+        pytest.param('{"status":"CANCELED"}'.encode("utf-16"), id="UTF-16"),
+        pytest.param(b"\xef\xbb\xbf{}", id="byte order mark"),
+        pytest.param(b'{"status":"CANCELED"}{"status":"PAID"}', id="two objects"),
+        pytest.param(b"\x1f\x8b" + bytes(100), id="gzip"),
+    ],
+)
+def test_hostile_body_says_nothing(body: bytes) -> None:
+    """Bombs of depth and length, other encodings, more than one object: no status comes out of any."""
+    reply = parse_reply(200, CIMultiDict(), body, now=0.0)
+    _check(reply)
+    assert (reply.invoice.id, reply.invoice.status) == (None, None)
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,12})\.[0-9]{1,6}", fullmatch=True))
