@@ -31,6 +31,7 @@ from batchcancel.errors import (
     RunStoppingError,
     SafetyStopError,
 )
+from batchcancel.job.selection import Selection
 from batchcancel.ledger import Ledger, RunRecord
 from batchcancel.ledger.disk import Disk
 from batchcancel.model import (
@@ -40,12 +41,14 @@ from batchcancel.model import (
     Reply,
     RequestKind,
     RunState,
+    Standing,
     Tally,
     utc_text,
 )
 from batchcancel.pace import Pace
 from batchcancel.pipeline import Pipeline
 from batchcancel.retry import Retrier
+from batchcancel.settings import RetryErrors
 
 if TYPE_CHECKING:
     from tests.property.test_promise import Fate, Trouble
@@ -364,7 +367,8 @@ class Computer:
             )
             if self.is_stopping:
                 pace.stop()
-            if any(row.valid and not ledger.history.is_settled(row.key) for row in rows):
+            selection = Selection(ledger.history, retry_errors=RetryErrors.OPEN, excluded=frozenset())
+            if any(row.valid and selection.standing_of(row.key) is not Standing.SETTLED for row in rows):
                 await pace.greet()
             first_run = ledger.history.first_started_at or record.started_at
             began_at = datetime.fromisoformat(first_run).timestamp() - _CLOCK_DOUBT_S
@@ -372,7 +376,7 @@ class Computer:
                 retrier=Retrier(pace, max_attempts=self.max_attempts, ledger_began_at=began_at),
                 pace=pace,
                 sink=ledger,
-                standing=ledger.history,
+                standing_of=selection.standing_of,
                 concurrency=self.concurrency,
             )
             pace.unfinished = self._pipeline.unfinished
