@@ -256,6 +256,7 @@ class Job:
                     sink=self._opened.ledger,
                     standing_of=self._opened.selection.standing_of,
                     concurrency=options.concurrency,
+                    max_in_doubt=self._opened.max_in_doubt,
                     gates=Gates(
                         limit=options.limit,
                         canary=options.canary,

@@ -24,7 +24,7 @@ from batchcancel.model import MatchField
 from batchcancel.settings import Settings
 
 _MOST_REPEATED: Final = 512
-"""Most POSTs that a run after a kill may repeat: requests in flight and rows not on disk yet."""
+"""Most POSTs that a run after a kill may repeat: requests in flight, invoices in doubt, rows not on disk."""
 
 
 class Opened(Struct, frozen=True, kw_only=True):
@@ -34,6 +34,8 @@ class Opened(Struct, frozen=True, kw_only=True):
     manifest: Manifest
     check: Check
     selection: Selection
+    max_in_doubt: int
+    """Invoices that may wait while the service may have acted on them."""
 
 
 async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExitStack) -> Opened:
@@ -51,9 +53,8 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
         LedgerFaultError: The ledger can't be opened, is damaged, or has no room for the rows to come.
     """
     options, folder = settings.options, settings.ledger.parent
-    ledger = await resources.enter_async_context(
-        await Ledger.open(settings.ledger, max_pending=_MOST_REPEATED - options.concurrency)
-    )
+    max_pending = (_MOST_REPEATED - options.concurrency) // 2
+    ledger = await resources.enter_async_context(await Ledger.open(settings.ledger, max_pending=max_pending))
     _check_identity(ledger.history, settings, merchant_id)
     manifest = await resources.enter_async_context(
         open_manifest(settings.manifests, options=_manifest_options(settings), spool_dir=folder)
@@ -71,7 +72,13 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
             rows=check.to_settle + check.duplicates + check.excluded,
             folder=str(folder),
         )
-    return Opened(ledger=ledger, manifest=manifest, check=check, selection=selection)
+    return Opened(
+        ledger=ledger,
+        manifest=manifest,
+        check=check,
+        selection=selection,
+        max_in_doubt=_MOST_REPEATED - options.concurrency - max_pending,
+    )
 
 
 def _manifest_options(settings: Settings) -> ManifestOptions:

@@ -22,22 +22,32 @@ class Health:
         self.last_failure = ""
         self._failures = 0
         self._streak_began_at = now
+        self._streak_sent_at = now
+        """When the earliest request of the streak left."""
         self._outages: list[tuple[float, float]] = []
 
-    def note_good(self, now: float) -> None:
-        """Record a good reply: it ends a streak."""
+    def note_good(self, now: float, sent_at: float) -> bool:
+        """Record a good reply: it ends a streak, unless it answers a request that left before the streak's.
+
+        Returns:
+            Whether there is no streak now.
+        """
+        if self._failures and sent_at < self._streak_sent_at:
+            return False
         self.last_good_at = now
         self._failures = 0
+        return True
 
     def note_accepted(self, sent_at: float) -> None:
         """Record an accepted request by the time at which it left."""
         self.last_accepted_sent_at = max(self.last_accepted_sent_at, sent_at)
 
-    def note_failure(self, now: float, what: str) -> None:
-        """Record a transient failure, and what it was."""
+    def note_failure(self, now: float, sent_at: float, what: str) -> None:
+        """Record a transient failure, when its request left, and what it was."""
         self.last_failure = what
         if not self._failures:
-            self._streak_began_at = now
+            self._streak_began_at, self._streak_sent_at = now, sent_at
+        self._streak_sent_at = min(self._streak_sent_at, sent_at)
         self._failures += 1
 
     @property
@@ -63,8 +73,13 @@ class Health:
         """Decide that the streak says nothing about the service: the failures count."""
         self._failures = 0
 
+    @property
+    def outage_began_at(self) -> float:
+        """When this streak began, if it is an outage: with its first request, or the last good reply."""
+        return min(self.last_good_at, self._streak_sent_at)
+
     def note_outage(self, began_at: float, ended_at: float) -> None:
-        """Record an outage, from the last good reply before it to the first one after it."""
+        """Record an outage, to the first good reply after it."""
         self._outages.append((began_at, ended_at))
 
     def was_in_outage(self, at: float) -> bool:

@@ -225,16 +225,16 @@ class Pace:
     def _learn(self, answer: Reply | TransportError, sent_at: float) -> None:
         now = self._clock()
         if isinstance(answer, TransportError):
-            self._health.note_failure(now, str(answer))
+            self._health.note_failure(now, sent_at, str(answer))
             return
         pause_s = self._throttle.learn(answer, sent_at=sent_at)
         if pause_s:
             self._pause(pause_s)
         if answer.is_server_error or answer.is_unreadable:
-            self._health.note_failure(now, f"HTTP {answer.http_status}")
+            self._health.note_failure(now, sent_at, f"HTTP {answer.http_status}")
         elif not answer.is_throttled and not answer.doubts_key:
-            self._health.note_good(now)
-            self._good.set()
+            if self._health.note_good(now, sent_at):
+                self._good.set()
             if answer.http_status != 400:
                 self._health.note_accepted(sent_at)
 
@@ -288,7 +288,7 @@ class Pace:
 
     async def _ride_out(self) -> Reply:
         """Send signed reads with back-off until one is answered."""
-        began_at = self._health.last_good_at
+        began_at = self._health.outage_began_at
         wait_s = 1.0
         while (left_s := self._outage_left_s()) > 0:
             await self.sleep(min(random.uniform(wait_s / 2, wait_s), left_s))  # noqa: S311 - jitter

@@ -26,8 +26,9 @@ from batchcancel.model import (
     Tally,
 )
 from batchcancel.pace import Pace
+from batchcancel.pipeline.exposure import Exposure
 from batchcancel.pipeline.unasked import unasked
-from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Waiting
+from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Step, Waiting
 
 MAX_WAITING: Final = 10_000
 """Invoices that may wait for their next attempt; beyond that the reader waits."""
@@ -57,6 +58,7 @@ class Pipeline:
         sink: Sink,
         standing_of: Callable[[str], Standing],
         concurrency: int,
+        max_in_doubt: int = 250,
         gates: Gates = Gates(),  # noqa: B008 - frozen
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
@@ -68,6 +70,7 @@ class Pipeline:
             sink: Takes the rows.
             standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
             concurrency: Invoices that are asked about at the same time.
+            max_in_doubt: Invoices that may wait while the service may have acted on them.
             gates: What has to hold while invoices are asked about.
             on_event: Told of a stop; must not block.
         """
@@ -79,6 +82,7 @@ class Pipeline:
         self._canary = Canary(gates.canary)
         self._left_to_ask = gates.limit
         self._concurrency = concurrency
+        self._exposure = Exposure(places=concurrency, doubts=max_in_doubt)
         self._on_event = on_event
         self._reading = asyncio.Lock()
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
@@ -233,16 +237,28 @@ class Pipeline:
         return None
 
     async def _cancel_invoice(self, case: Case) -> None:
-        step = await self._retrier.advance(case)
+        step = await self._ask(case)
         if isinstance(step, Waiting):
             await self._room_to_wait.acquire()
             self._spawn(self._outwait(case, step))
         else:
             await self._close(case, step)
 
+    async def _ask(self, case: Case) -> Step:
+        """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
+        await self._exposure.enter(case)
+        try:
+            step = await self._retrier.advance(case)
+            if isinstance(step, Waiting):
+                await self._exposure.park(case)
+        except BaseException:
+            self._exposure.leave(case)
+            raise
+        return step
+
     async def _outwait(self, case: Case, waiting: Waiting) -> None:
         try:
-            await self._close(case, await self._retrier.persist(case, waiting))
+            await self._close(case, await self._retrier.persist(case, waiting, ask=self._ask))
         finally:
             self._room_to_wait.release()
 
@@ -261,6 +277,7 @@ class Pipeline:
             case LeftOpen():
                 self._left_open += 1
         del self._in_hand[case]
+        self._exposure.leave(case)
 
     def _note(self, case: Case, result: Result) -> None:
         """Count a row, and stop if the gates say so."""

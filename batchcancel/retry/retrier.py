@@ -8,7 +8,7 @@ lets tenacity wait and ask again until it is settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
@@ -145,7 +145,9 @@ class Retrier:
             if decision.after_s != 0:
                 return self.abandon(case) if self._lane.is_stopping else Waiting(decision.after_s)
 
-    async def persist(self, case: Case, waiting: Waiting) -> Settled | LeftOpen:
+    async def persist(
+        self, case: Case, waiting: Waiting, *, ask: Callable[[Case], Awaitable[Step]] | None = None
+    ) -> Settled | LeftOpen:
         """Wait and ask again until an invoice is settled, or the run stops.
 
         The waits are tenacity's; they end early when the run stops, and then at most a look-up is
@@ -154,6 +156,7 @@ class Retrier:
         Args:
             case: The invoice.
             waiting: What ``advance`` said last.
+            ask: Asks about the invoice in the place of ``advance``, which it has to call.
 
         Raises:
             SafetyStopError: What came back means that the run has to stop.
@@ -161,7 +164,7 @@ class Retrier:
         steps: list[Step] = [waiting]
 
         async def next_step() -> Step:
-            return steps.pop() if steps else await self.advance(case)
+            return steps.pop() if steps else await (ask or self.advance)(case)
 
         def announce(state: RetryCallState) -> None:
             self._on_event(

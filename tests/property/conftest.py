@@ -279,6 +279,7 @@ class Computer:
         self.ledger_path = folder / "invoices.ledger.jsonl"
         self.concurrency = 1
         self.max_pending = 512
+        self.max_in_doubt = 250
         self.rate: float | None = None
         self.max_attempts = 5
         self.run_number = 0
@@ -378,6 +379,7 @@ class Computer:
                 sink=ledger,
                 standing_of=selection.standing_of,
                 concurrency=self.concurrency,
+                max_in_doubt=self.max_in_doubt,
             )
             pace.unfinished = self._pipeline.unfinished
             await self._pipeline.run(_read(rows))

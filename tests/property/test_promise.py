@@ -149,8 +149,8 @@ class Audit:
         self.violations: list[str] = []
         self.service: Service
         self.now: Callable[[], float]
-        self.limits: tuple[int, int]
-        """Most requests in flight, most rows that may wait to be durable."""
+        self.limits: tuple[int, int, int]
+        """Most requests in flight, most rows that may wait to be durable, most that may wait in doubt."""
         self.latest: dict[str, str] = {}
         """By invoice, the reason of its latest row in the ledger."""
         self.loose: set[str] = set()
@@ -295,9 +295,7 @@ class Audit:
             if account.canceled_by_run == self._run and invoice_id not in results
         }
         if ending.state is None:
-            # An invoice that had to wait holds no place among those in flight when it comes back.
-            straight = [invoice_id for invoice_id in lost if self._asked[invoice_id] == 1]
-            self._require(len(straight) <= sum(self.limits), f"{len(straight)} rows lost")
+            self._require(len(lost) <= sum(self.limits), f"{len(lost)} rows lost")
             self.loose |= lost
         else:
             self._require(not lost, f"canceled without a row: {lost}")
@@ -374,7 +372,8 @@ class Promise(RuleBasedStateMachine):
     @initialize(
         concurrency=st.sampled_from([1, 2, 4]),
         max_pending=st.sampled_from([1, 508]),
-        max_attempts=st.sampled_from([2, 5]),
+        max_in_doubt=st.sampled_from([1, 4, 250]),
+        max_attempts=st.sampled_from([1, 2, 5]),
         rate=st.sampled_from([None, 20.0]),
         disk_takes_s=st.sampled_from([0.0, 0.02, 5.0]),
         dates=st.booleans(),
@@ -384,6 +383,7 @@ class Promise(RuleBasedStateMachine):
         *,
         concurrency: int,
         max_pending: int,
+        max_in_doubt: int,
         max_attempts: int,
         rate: float | None,
         disk_takes_s: float,
@@ -394,7 +394,8 @@ class Promise(RuleBasedStateMachine):
         self.computer.max_attempts = max_attempts
         self.computer.rate, self.computer.thread_takes_s = rate, disk_takes_s
         self.service.dates_cancelations = dates
-        self.audit.limits = concurrency, max_pending
+        self.computer.max_in_doubt = max_in_doubt
+        self.audit.limits = concurrency, max_pending, max_in_doubt
 
     # --- the world between runs -------------------------------------------------------------------
 
@@ -525,6 +526,7 @@ class Promise(RuleBasedStateMachine):
         assert not self.audit.requests, "settled, and asked again"
 
 
+@pytest.mark.no_cover  # measuring would double its minutes, and everything here is covered by other tests
 @pytest.mark.timeout(900)
 def test_every_invoice_ends_in_one_true_row(make_computer: MakeComputer) -> None:
     """No sequence of 50 steps breaks the promise: 25,000 of them, each a run or a change between runs.

@@ -699,3 +699,24 @@ def test_cancelling_a_waiting_request_frees_its_turn(in_virtual_time: InVirtualT
 
     in_virtual_time(scenario())
     assert len(wire.times(CANCEL)) == 2
+
+
+def test_a_good_reply_to_an_older_request_does_not_end_a_streak() -> None:
+    """It was on its way before the first failure's request left: the service may be gone since."""
+    health = Health(0.0)
+    health.note_failure(now=10.0, sent_at=9.0, what="reset")
+    assert not health.note_good(now=11.0, sent_at=8.9)
+    assert (health.is_undecided, health.last_good_at) == (True, 0.0)
+    assert health.note_good(now=12.0, sent_at=9.1)
+    assert (health.is_undecided, health.last_good_at) == (False, 12.0)
+
+
+def test_an_outage_begins_with_the_first_request_that_it_took() -> None:
+    """Also where a good reply to another one came while it was under way."""
+    health = Health(0.0)
+    health.note_good(now=5.0, sent_at=4.0)
+    health.note_failure(now=6.0, sent_at=4.5, what="reset")
+    health.note_failure(now=7.0, sent_at=3.5, what="time-out")
+    assert health.outage_began_at == 3.5
+    health.note_outage(health.outage_began_at, 20.0)
+    assert [health.was_in_outage(at) for at in (3.4, 3.5, 20.0, 20.1)] == [False, True, True, False]
