@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 
 from batchcancel.errors import RunStoppingError
@@ -48,6 +48,26 @@ class Gate:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
+
+    async def until_stop(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that may be dropped at any time, but only until the run stops.
+
+        If cancelled, the work is cancelled too.
+
+        Raises:
+            RunStoppingError: The run is stopping and the work was not done.
+            Exception: Whatever the work raised.
+        """
+        tasks = doing, stopping = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise RunStoppingError("the run is stopping before its first cancelation")
+            await doing
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(doing, stopping, return_exceptions=True)
 
     def pause(self, cause: PauseCause, seconds: float) -> None:
         """Close the gate for at least that long from now."""

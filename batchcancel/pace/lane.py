@@ -127,17 +127,10 @@ class Pace:
         Raises:
             CredentialsRefusedError: The key was refused twice.
             OutageTooLongError: No reply came within the time for outages.
-            RunStoppingError: The run was stopped meanwhile.
+            RunStoppingError: The run was stopped meanwhile; a read in flight is dropped, for it changes
+                nothing.
         """
-        for _signed in range(2):
-            reply = await self._probe()
-            if isinstance(reply, TransportError):
-                with self._gate.hold(PauseCause.OUTAGE, last_failure=self._health.last_failure):
-                    reply = await self._ride_out()
-            if not reply.doubts_key:
-                return
-            refused = reply
-        raise self._refuse_key(refused)
+        await self._gate.until_stop(self._greet())
 
     async def ask_key(self, *, since: float) -> None:
         """Find out whether a refusal was about the key: return if it was not.
@@ -264,6 +257,17 @@ class Pace:
                 self._health.end_streak()
 
     # --- the signed read ----------------------------------------------------------------------
+
+    async def _greet(self) -> None:
+        for _signed in range(2):
+            reply = await self._probe()
+            if isinstance(reply, TransportError):
+                with self._gate.hold(PauseCause.OUTAGE, last_failure=self._health.last_failure):
+                    reply = await self._ride_out()
+            if not reply.doubts_key:
+                return
+            refused = reply
+        raise self._refuse_key(refused)
 
     async def _probe(self) -> Reply | TransportError:
         """Send the signed read past the gate."""

@@ -357,6 +357,32 @@ def test_a_stop_ends_an_outage(in_virtual_time: InVirtualTime) -> None:
     in_virtual_time(scenario())
 
 
+@pytest.mark.parametrize("silent_from_s", [0, 5], ids=["from-the-first-read", "in-an-outage"])
+def test_a_stop_waits_for_no_reply_to_the_first_read(
+    in_virtual_time: InVirtualTime, silent_from_s: float
+) -> None:
+    """A host that takes the read and never answers holds no run until its request times out."""
+    wire = Wire()
+    wire.answers[PROBE] = lambda _now: LOST
+
+    async def scenario() -> float:
+        clock = asyncio.get_running_loop().time
+        pace = wire.pace()
+        wire.takes_s = 0 if silent_from_s else 3600
+        greeting = asyncio.create_task(pace.greet())
+        await asyncio.sleep(silent_from_s)
+        wire.takes_s = 3600
+        await asyncio.sleep(60)
+        stopped_at = clock()
+        pace.stop()
+        with pytest.raises(RunStoppingError):
+            await greeting
+        return clock() - stopped_at
+
+    assert in_virtual_time(scenario()) < 1
+    assert wire.in_flight == 0
+
+
 # --- the key in doubt -------------------------------------------------------------------------
 
 
