@@ -228,7 +228,12 @@ def _silence(answer: Answer, facts: Facts) -> Reason:
 
 def _judge_status(reply: Reply, status: str, facts: Facts) -> Decision:
     if facts.to_match and not is_match(reply.invoice, facts.to_match):
-        return Settle(Reason.MISMATCH, ResolvedBy.LOOKUP)
+        # What this ledger's runs may have canceled, before --match was given, is told all the same.
+        is_ours = status == "CANCELED" and (
+            facts.doubted_earlier or _who_canceled(reply, facts) is Reason.CANCELED
+        )
+        if not is_ours:
+            return Settle(Reason.MISMATCH, ResolvedBy.LOOKUP)
     if status in _SETTLED:
         return Settle(_SETTLED[status], ResolvedBy.LOOKUP)
     if status == "CANCELED":

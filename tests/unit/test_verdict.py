@@ -364,6 +364,26 @@ def test_nothing_is_canceled_that_does_not_match() -> None:
             assert decision.reason in {Reason.MISMATCH, Reason.NOT_FOUND}
 
 
+@pytest.mark.parametrize(
+    ("status", "known", "reason"),
+    [
+        pytest.param("CANCELED", {"doubted_earlier": True}, Reason.ALREADY_CANCELED, id="left-unknown"),
+        pytest.param("CANCELED", {"ledger_began_at": 50.0}, Reason.CANCELED, id="canceled-since-it-began"),
+        pytest.param("CANCELED", {"ledger_began_at": 150.0}, Reason.MISMATCH, id="canceled-before"),
+        pytest.param("SENT", {"doubted_earlier": True}, Reason.MISMATCH, id="left-unknown-and-still-open"),
+        pytest.param("PAID", {"doubted_earlier": True}, Reason.MISMATCH, id="left-unknown-and-paid"),
+    ],
+)
+def test_no_mismatch_hides_what_this_ledger_may_have_canceled(
+    status: str, known: dict[str, object], reason: Reason
+) -> None:
+    """A mismatch says that nothing was canceled, and a run before this one may have been without --match."""
+    wrong = facts(posted=False, to_match={MatchField.TOTAL: "1"}, **known)
+    assert judge_lookup(reply(200, status, amount="2", canceled_at=100.0), wrong) == Settle(
+        reason, ResolvedBy.LOOKUP
+    )
+
+
 def test_a_canary_is_never_posted_again() -> None:
     """Once its cancelation was accepted, it ends as canceled or unknown."""
     for answer, known in itertools.product(_everything(), (CANARY, LAST_CANARY)):
