@@ -177,7 +177,10 @@ def _signals_stop(job: Job) -> Iterator[list[int]]:
         for signum, handler in previous.items():
             loop.remove_signal_handler(signum)
             # Once one has come, the exit code is its own: those after it must not change it on the way out.
-            signal.signal(signum, signal.SIG_IGN if received else handler)
+            # Where none has, everything is on disk and a signal may end the process as it likes: the
+            # handler from before the run would say that nothing was sent.
+            ended_handler = signal.SIG_IGN if received or handler is signal.SIG_IGN else signal.SIG_DFL
+            signal.signal(signum, ended_handler)
 
 
 def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -89,6 +92,48 @@ def test_a_signal_while_it_starts_is_the_end_and_no_loss(
     resumed = run_command("run", "ids.txt", "--ledger", LEDGER, *simulator.flags, env=simulator.env)
     assert resumed.returncode == 0, resumed.stderr
     assert simulator.posts() == Counter(ids)
+
+
+def test_a_signal_after_the_last_row_does_not_say_that_nothing_was_sent(
+    start_simulator: StartSimulator,
+    command_path: Path,
+    clean_environment: dict[str, str],
+    read_ledger: ReadLedger,
+    tmp_path: Path,
+) -> None:
+    """Everything is on disk, and the summary waits for a reader that takes nothing."""
+    simulator = start_simulator()
+    write_manifest(tmp_path, 20)
+    unread, full = os.pipe()
+    fcntl.fcntl(full, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(full, b"x" * 4096)
+    with subprocess.Popen(
+        [command_path, "run", "ids.txt", "--ledger", LEDGER, *simulator.flags],
+        env=clean_environment | simulator.env,
+        cwd=tmp_path,
+        stdout=full,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            give_up_at = time.monotonic() + 30
+            while '"type":"end"' not in _text(tmp_path / LEDGER):
+                assert time.monotonic() < give_up_at, "the run has not ended"
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=10)
+        finally:
+            process.kill()
+            os.close(unread)
+            os.close(full)
+    assert process.returncode in {128 + signal.SIGTERM, -signal.SIGTERM}
+    assert "nothing was sent" not in err
+    assert read_ledger(tmp_path / LEDGER)[-1]["state"] == "complete"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 @pytest.mark.parametrize("timeout_s", ["30", "1"], ids=["replies-still-count", "replies-timed-out"])
