@@ -214,9 +214,10 @@ class Audit:
         for request in requests:
             if request.invoice_id is not None and request.invoice_id not in self.settled:
                 by_invoice[request.invoice_id].append(request)
+        # Surely unanswered, or asked about and canceled, and the ledger doesn't know it.
         in_flight = any(
-            asked[-1].at_s + kill.latency_s > kill.after_s or any(request.committed for request in asked)
-            for asked in by_invoice.values()
+            asked[-1].at_s + kill.latency_s > kill.after_s or invoice_id in self._committed
+            for invoice_id, asked in by_invoice.items()
         )
         self._figures.kills += 1
         self._figures.with_request_in_flight += in_flight

@@ -73,8 +73,8 @@ def draw(chance: random.Random) -> Scenario:
         invoice_ids=(),
         concurrency=concurrency,
         rate=None if rate is None or concurrency < 8 else rate,
-        # A rate without latency would leave nothing in flight between two requests.
-        latency_ms=chance.choice((5, 10, 20, 40, 80) if rate is None else (40, 80)),
+        # Few requests without latency would leave nothing in flight between two of them.
+        latency_ms=chance.choice((5, 10, 20, 40, 80) if rate is None and concurrency > 8 else (40, 80)),
         jitter_ms=chance.choice((0, 10, 40)),
         fault_share=chance.choice((0.0, 0.0, 0.01, 0.03)),
         clock_offset_s=chance.choice((0, 0, 0, 3600, -3600)),
