@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Final
 
 import click
 
-from batchcancel.cli import exit_codes, say
+from batchcancel.cli import exit_codes, say, write_out
 from batchcancel.errors import SettingsError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
@@ -24,7 +23,7 @@ from batchcancel.observe import Broadcast
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
 from batchcancel.pipeline import DRAIN_S
-from batchcancel.report import count_invoices, mask, summary_json, summary_text
+from batchcancel.report import count_invoices, count_rows, mask, summary_json, summary_text
 from batchcancel.settings import Environment, LogFormat, Settings
 
 _SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -84,10 +83,10 @@ def _say_what_is_ahead(job: Job) -> None:
     notes = [
         f"{count:,} {what}"
         for count, what in (
-            (check.settled, "settled earlier"),
+            (check.distinct - check.open - check.excluded - check.held_back, "settled earlier"),
             (check.excluded, "excluded"),
-            (check.held_back, "held back by --retry-errors none"),
-            (check.to_settle - check.open, "with an invalid id"),
+            (check.held_back, "with an error that is held back"),
+            (check.invalid, "with an invalid id"),
             (check.duplicates, "repeated"),
         )
         if count
@@ -97,7 +96,7 @@ def _say_what_is_ahead(job: Job) -> None:
         f"at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}"
     )
     say(
-        f"  manifest  {check.rows:,} rows, {check.distinct:,} distinct invoices"
+        f"  manifest  {count_rows(check.rows)}, {check.distinct:,} distinct invoices"
         + (f" ({', '.join(notes)})" if notes else "")
     )
     say(f"  ledger    {settings.ledger}")
@@ -184,15 +183,9 @@ def _signals_stop(job: Job) -> Iterator[list[int]]:
 
 
 def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:
-    """Write the summary to standard output; if that can't be written, the run is none the worse."""
+    """Write the summary to standard output, and why a run stopped to standard error."""
     if summary.state is RunState.STOPPED and not summary.as_asked:
         say(f"Stopped: {summary.why}", fg="red")
-    text = summary_json(summary, exit_code=exit_code).decode() + "\n" if as_json else summary_text(summary)
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as exc:
-        if not isinstance(exc, BrokenPipeError):
-            say(f"Warning: the summary can't be written: {exc.strerror}. The ledger has it all.", fg="yellow")
-        # The interpreter would complain once more when it flushes at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write_out(
+        summary_json(summary, exit_code=exit_code).decode() + "\n" if as_json else summary_text(summary)
+    )

@@ -65,11 +65,14 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
     selection = Selection(ledger.history, retry_errors=options.retry_errors, excluded=excluded)
     check = await manifest.check(standing_of=selection.standing_of)
     check_count(check.distinct, settings.expect_count)
-    space = os.statvfs(folder)
+    space = os.statvfs(settings.ledger.resolve().parent)  # a link may lead to another file system
     if space.f_blocks:  # some file systems don't tell
         check_free_space(
             space.f_bavail * space.f_frsize,
-            rows=check.to_settle + check.duplicates + check.excluded,
+            rows=min(check.open, options.limit or check.open)
+            + (check.to_settle - check.open)
+            + check.duplicates
+            + check.excluded,
             folder=str(folder),
         )
     return Opened(

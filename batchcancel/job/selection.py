@@ -25,16 +25,15 @@ class Selection:
     def standing_of(self, key: str) -> Standing:
         """Tell where an invoice stands, by ``ManifestRow.key``, which of a valid id is the id itself.
 
-        An answer that is there already counts more than an exclusion: nothing is asked either way.
+        An answer that is there already counts more than an exclusion: nothing is asked either way. An error
+        of an earlier run is held back where its invoice is excluded by now: it has no answer still.
         """
         reason = self._history.latest_reason(key)
         if reason is not None and self._is_settled(reason):
             return Standing.SETTLED
-        if key in self._excluded:
-            return Standing.EXCLUDED
         if reason is None:
-            return Standing.TO_ASK
-        if self._retry_errors is RetryErrors.NONE:
+            return Standing.EXCLUDED if key in self._excluded else Standing.TO_ASK
+        if key in self._excluded or self._retry_errors is RetryErrors.NONE:
             return Standing.HELD_BACK
         return Standing.TO_LOOK_UP if reason is Reason.UNKNOWN else Standing.TO_ASK
 

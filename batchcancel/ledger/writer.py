@@ -55,7 +55,6 @@ class Ledger:
         group_wait_s: float,
         now: Callable[[], datetime],
     ) -> None:
-        self.torn_bytes = 0
         self._file = file
         self._thread = thread
         self._group_lines = min(GROUP_LINES, max_pending)
@@ -132,7 +131,7 @@ class Ledger:
     ) -> None:
         """Cut the tail, write the run record and start taking rows; once.
 
-        Returns once both are durable. The tail is kept in ``PATH.torn``; ``torn_bytes`` tells its size.
+        Returns once both are durable. The tail, if ``history`` tells of one, is kept in ``PATH.torn``.
 
         Args:
             run: The run record.
@@ -145,7 +144,6 @@ class Ledger:
         Cancellation is raised once the disk has answered; no row is taken then.
         """
         await self._in_thread(partial(self._file.begin, encode_run(run)))
-        self.torn_bytes = 0 if self.history.tail is None else self.history.tail.size_bytes
         self._run_id = run.run_id
         self._refusal = None
         self._committer = asyncio.create_task(self._commit_groups(on_commit, on_failure))

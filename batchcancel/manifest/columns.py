@@ -14,7 +14,7 @@ _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars
 _MAX_NAMES_SHOWN: Final = 20
 
 
-def find_id_column(names: Sequence[str], wanted: str | None, *, where: str) -> int:
+def find_id_column(names: Sequence[str], wanted: str | None, *, where: str, needs_usual: bool = False) -> int:
     """Find the id's column.
 
     Args:
@@ -23,6 +23,7 @@ def find_id_column(names: Sequence[str], wanted: str | None, *, where: str) -> i
             ``invoiceId``, ``invoice_number``, ``invoiceNumber``, ``id``, any case), else the only
             column.
         where: File and line, to begin a message with.
+        needs_usual: Whether the only column has to have a usual name too.
 
     Returns:
         The column's index in ``names``.
@@ -38,13 +39,14 @@ def find_id_column(names: Sequence[str], wanted: str | None, *, where: str) -> i
     if usual:
         raise ManifestError(
             f"{where}: several columns may hold the id: {_listed([names[index] for index in usual])}. "
-            "Say which with --column."
+            + ("Rename all but one." if needs_usual else "Say which with --column.")
         )
-    if len(names) == 1:
+    if len(names) == 1 and not needs_usual:
         return 0
     raise ManifestError(
         f"{where}: no column is called invoice_id, invoice_number or id. "
-        f"Say which it is with --column; there are: {_listed(names)}."
+        + ("Rename one" if needs_usual else "Say which it is with --column")
+        + f"; there are: {_listed(names)}."
     )
 
 

@@ -19,13 +19,17 @@ async def read_excluded_ids(path: str, *, encoding: str, spool_dir: Path) -> fro
         spool_dir: Where a pipe is copied to.
 
     Raises:
-        ManifestError: The file can't be read, or names something that is no id: an exclusion that is
-            damaged would protect nobody.
+        ManifestError: The file can't be read, names nothing, or something that is no id: an exclusion that
+            is damaged would protect nobody.
         ManifestChangedError: It changed while it was read.
     """
     if path == STDIN:
         raise ManifestError("The ids to exclude can't come from standard input: name a file.")
-    options = ManifestOptions(encoding=encoding, format=None if is_named_by_format(path) else Format.TXT)
+    options = ManifestOptions(
+        encoding=encoding,
+        format=None if is_named_by_format(path) else Format.TXT,
+        needs_usual_column=True,
+    )
     async with open_manifest([path], options=options, spool_dir=spool_dir) as manifest:
         await manifest.check(standing_of=lambda _: Standing.TO_ASK)
         ids: set[str] = set()
@@ -36,4 +40,6 @@ async def read_excluded_ids(path: str, *, encoding: str, spool_dir: Path) -> fro
                     "none. Mend the list first."
                 )
             ids.add(row.invoice_id)
+    if not ids:
+        raise ManifestError(f"{path} names no id, so it would protect none. Leave out --exclude if it is so.")
     return frozenset(ids)

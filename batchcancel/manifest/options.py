@@ -37,6 +37,8 @@ class ManifestOptions(Struct, frozen=True, kw_only=True):
     """A name that Python's codecs know. A byte order mark is removed."""
     keep: tuple[str, ...] = ()
     """Columns to carry into the ledger, under the names given here."""
+    needs_usual_column: bool = False
+    """Whether the id's column has to have one of the usual names also where it is the only one."""
     match: dict[MatchField, str] = {}
     """By field of the invoice the column that says what it has to be."""
 

@@ -71,9 +71,9 @@ def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, na
         return
     line, header = first
     where = f"{name}, line {line}"
-    if options.column is None:
+    if options.column is None and not options.needs_usual_column:
         refuse_suspect_header(header, delimiter=delimiter, where=where)
-    id_column = find_id_column(header, options.column, where=where)
+    id_column = find_id_column(header, options.column, where=where, needs_usual=options.needs_usual_column)
     others = [(column, find_column(header, column, where=where)) for column in options.columns]
     width = len(header)
     for line, cells in rows:
@@ -134,7 +134,7 @@ def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> It
 def _choose_keys(
     keys: Sequence[str], options: ManifestOptions, *, where: str
 ) -> tuple[str, list[tuple[str, str]]]:
-    id_key = keys[find_id_column(keys, options.column, where=where)]
+    id_key = keys[find_id_column(keys, options.column, where=where, needs_usual=options.needs_usual_column)]
     return id_key, [(column, keys[find_column(keys, column, where=where)]) for column in options.columns]
 
 

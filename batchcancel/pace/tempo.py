@@ -27,6 +27,8 @@ _MEASURED_S: Final = 1.0
 _HELD_SHARES: Final = (0.95, 0.99)
 """Of the ceiling, at the beginning and at the end of the hold."""
 _LEAST_HOLD_S: Final = 3.0
+_MOST_HOLD_S: Final = 60.0
+"""A ceiling is tried again within a minute, though each refusal cost ten."""
 _HOLD_PER_PAUSE: Final = 24.0
 _WEAK_HOLD_SHARE: Final = 1 / 3
 _WEAK_EVIDENCE_S: Final = 0.9
@@ -151,23 +153,23 @@ class Tempo:
         if not self._accepted_at:
             return None
         is_early = self._ceiling is not None and self._is_in_early_hold(now)
-        self._ceiling = self._new_ceiling(now)
-        self._was_cut_early = is_early
         # The first refusals of a crowd have begun a pause already.
         unpaused_since = self._resumes_at if now >= self._resumes_at else self._resumed_before_at
         is_weak = now - unpaused_since < _WEAK_EVIDENCE_S
-        hold_s = _HOLD_PER_PAUSE * pause_s * (_WEAK_HOLD_SHARE if is_weak else 1)
+        self._ceiling = self._new_ceiling(now, is_weak=is_weak)
+        self._was_cut_early = is_early
+        hold_s = min(_MOST_HOLD_S, _HOLD_PER_PAUSE * pause_s) * (_WEAK_HOLD_SHARE if is_weak else 1)
         self._hold_s = max(_LEAST_HOLD_S, hold_s)
         self._cut_at = now
         self._held_since = max(now, self._resumes_at)
         self._refusals.clear()
         return self._ceiling * _HELD_SHARES[0]
 
-    def _new_ceiling(self, now: float) -> float:
+    def _new_ceiling(self, now: float, *, is_weak: bool) -> float:
         accepted = len(self._accepted_at) / _MEASURED_S
         rate = self.rate(now)
         if rate is not None:
-            deepest = 0.0 if self._is_crowd else rate * _DEEPEST_CUT
+            deepest = 0.0 if self._is_crowd and not is_weak else rate * _DEEPEST_CUT
             accepted = min(rate, max(accepted, deepest))
         if self._ceiling is None or rate is None:
             return accepted

@@ -59,16 +59,20 @@ def _headline(summary: RunSummary) -> str:
     tally = summary.tally
     done = sum(tally.results.values())
     match summary.state:
+        case RunState.COMPLETE if not done and not tally.open and tally.excluded:
+            return "Complete: nothing was asked, what is not excluded had its answer already."
         case RunState.COMPLETE if not done and not tally.open:
             return "Complete: every invoice had its answer already, nothing was asked."
         case RunState.COMPLETE if not tally.errors and not tally.open:
             return "Complete: every invoice has an answer."
+        case RunState.COMPLETE if not tally.errors:
+            return f"Finished, {count_rows(tally.open)} left without an answer."
         case RunState.COMPLETE:
             return f"Finished, {count_invoices(tally.errors + tally.open)} ended in an error."
         case RunState.STOPPED if summary.as_asked:
-            return f"Stopped where asked: {summary.why} {count_invoices(tally.open)} left for the next run."
+            return f"Stopped where asked: {summary.why} {count_rows(tally.open)} left for the next run."
         case RunState.STOPPED:
-            return f"Stopped before the end, {count_invoices(tally.open)} left open."
+            return f"Stopped for safety, {count_rows(tally.open)} left open."
         case RunState.INTERRUPTED:
             return f"Interrupted ({summary.why}). Run the same command again to go on."
 
@@ -138,6 +142,11 @@ def _duration(summary: RunSummary) -> str:
     rate = _rate(summary)
     has_rate = rate and summary.duration_s >= 1
     return f"{summary.duration_s:.1f} s" + (f", {rate:,} invoices a second" if has_rate else "")
+
+
+def count_rows(count: int) -> str:
+    """Write a number of rows in words for people."""
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def count_invoices(count: int) -> str:

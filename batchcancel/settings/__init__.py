@@ -131,7 +131,8 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
     ledger = _ledger(manifests, options, environment)
-    _keep_log_apart(options, [*map(Path, manifests), ledger])
+    others = (options.exclude, options.shared_secret_file, options.ca_file)
+    _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
     return Settings(
         manifests=manifests,
         options=options,
@@ -172,7 +173,7 @@ def _ledger(manifests: tuple[str, ...], options: Options, environment: Environme
 
 
 def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
-    """Refuse a log file that is a manifest or the ledger: log lines would be appended to it."""
+    """Refuse a log file that is another file of the run: log lines would be appended to it."""
     if options.log_file is None:
         return
     try:
@@ -180,7 +181,9 @@ def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
     except ValueError:
         raise SettingsError("A path holds a NUL character.") from None
     if is_other:
-        raise SettingsError(f"The log can't go to {options.log_file}: it is the ledger or a manifest.")
+        raise SettingsError(
+            f"The log can't go to {options.log_file}: that is the ledger or a file that is read."
+        )
 
 
 def _is_fifo(path: Path) -> bool:

@@ -132,7 +132,12 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     canary: Annotated[
         int,
-        _flag("cancel that many first, look each up, and go on only if all is well", "N", ge=0, le=10_000),
+        _flag(
+            "cancel that many first, look each up, and go on only if each is what its reply said",
+            "N",
+            ge=0,
+            le=10_000,
+        ),
     ] = 0
     expect_count: Annotated[
         str | None,
@@ -221,7 +226,7 @@ def allowed(name: str) -> str:
 
 def _range(kind: IntType | FloatType) -> str:
     return (
-        f"above {kind.gt:g}, at most {kind.le:,g}"
+        f"above {kind.gt:g}, at most {kind.le:,.12g}"
         if kind.gt is not None
-        else f"from {kind.ge:g} to {kind.le:,g}"
+        else f"from {kind.ge:g} to {kind.le:,.12g}"
     )

@@ -32,6 +32,8 @@ class Gathering:
         Raises:
             SettingsError: It is not what the option takes. The value is not shown: it may be secret.
         """
+        if name == "expect_count" and isinstance(value, int):
+            value = str(value)  # a file may well write the number without quotes
         if isinstance(value, str) and name in PERCENTAGES:
             value = value.strip().removesuffix("%").strip()
         try:

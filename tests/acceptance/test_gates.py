@@ -84,7 +84,7 @@ def test_a_limit_is_said_before_and_after(run_command: RunCommand, tmp_path: Pat
     """A person sees how many are asked about now, and that all is well."""
     ended = run_command("run", write_manifest(tmp_path, numbered(9)), *SANDBOX, "--limit", "4")
     assert "9 invoices to cancel, at most 4 of them now" in ended.stderr
-    assert "Stopped where asked: --limit 4 was reached. 5 invoices left for the next run." in ended.stdout
+    assert "Stopped where asked: --limit 4 was reached. 5 rows left for the next run." in ended.stdout
 
 
 def test_a_duration_is_exit_7(
@@ -112,7 +112,7 @@ def test_a_duration_ends_the_wait_for_a_service_that_is_away(
     manifest = write_manifest(tmp_path, ["1"])
     ended = run_command("run", manifest, *simulator.flags, "--max-duration", "1", env=simulator.env)
     assert ended.returncode == 7, ended.stderr
-    assert "1 invoice left for the next run" in ended.stdout
+    assert "1 row left for the next run" in ended.stdout
 
 
 def test_a_duration_that_leaves_a_doubt_is_exit_7_too(

@@ -150,7 +150,7 @@ async def test_new_ledger_is_private_and_holds_its_run(path: Path, listener: Lis
             assert ledger.history.first_started_at is None
             await listener.begin(ledger)
             assert path.read_bytes() == RUN_LINE
-            assert ledger.torn_bytes == 0
+            assert ledger.history.tail is None
     finally:
         os.umask(old_mask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -168,8 +168,8 @@ async def test_ledger_that_was_there_is_left_untouched(path: Path) -> None:
     """Without a run, neither an empty file nor a tail changes."""
     for data in (b"", RUN_LINE + b"torn"):
         path.write_bytes(data)
-        async with await Ledger.open(path) as ledger:
-            assert ledger.torn_bytes == 0
+        async with await Ledger.open(path):
+            assert path.read_bytes() == data
         assert path.read_bytes() == data
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
@@ -299,7 +299,8 @@ async def test_tail_is_kept_then_cut(path: Path, listener: Listener) -> None:
     path.write_bytes(RUN_LINE + line(1) + b"garbage\n" + line(2)[:-1])
     async with await Ledger.open(path) as ledger:
         await listener.begin(ledger)
-        assert ledger.torn_bytes == len(b"garbage\n" + line(2)) - 1
+        assert ledger.history.tail is not None
+        assert ledger.history.tail.size_bytes == len(b"garbage\n" + line(2)) - 1
     assert path.read_bytes() == RUN_LINE + line(1) + RUN_LINE
     assert stat.S_IMODE(torn.stat().st_mode) == 0o600
     with path.open("ab") as file:

@@ -9,6 +9,7 @@ A step is one thing that happens: a run, to its end or not, or a change of the w
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -372,8 +373,8 @@ class Promise(RuleBasedStateMachine):
     @initialize(
         concurrency=st.sampled_from([1, 2, 4]),
         max_pending=st.sampled_from([1, 508]),
-        max_in_doubt=st.sampled_from([1, 4, 250]),
-        max_attempts=st.sampled_from([1, 2, 5]),
+        max_in_doubt=st.sampled_from([12, 250]),
+        max_attempts=st.sampled_from([2, 5]),
         rate=st.sampled_from([None, 20.0]),
         disk_takes_s=st.sampled_from([0.0, 0.02, 5.0]),
         dates=st.booleans(),
@@ -545,6 +546,7 @@ def test_every_invoice_ends_in_one_true_row(make_computer: MakeComputer) -> None
             stateful_step_count=STEPS + 1,  # setting up is the first
             deadline=None,
             print_blob=True,
+            derandomize="CI" in os.environ,  # a gate tells the same twice; everybody else finds more
             suppress_health_check=[HealthCheck.too_slow],  # fifty runs an example take their time
         ),
     )

@@ -48,11 +48,17 @@ def test_errors_are_asked_about_again_as_told(reason: Reason) -> None:
     assert standing(reason, RetryErrors.NONE) is (SETTLED if is_final else HELD_BACK)
 
 
-@pytest.mark.parametrize("reason", [None, *sorted(ERRORS - FINAL_ERRORS)], ids=str)
 @pytest.mark.parametrize("retry", list(RetryErrors))
-def test_an_excluded_id_is_never_touched(reason: Reason | None, retry: RetryErrors) -> None:
+def test_an_excluded_id_is_never_touched(retry: RetryErrors) -> None:
     """Not even to look it up."""
-    assert standing(reason, retry, excluded=True) is EXCLUDED
+    assert standing(None, retry, excluded=True) is EXCLUDED
+
+
+@pytest.mark.parametrize("reason", sorted(ERRORS - FINAL_ERRORS))
+@pytest.mark.parametrize("retry", list(RetryErrors))
+def test_an_excluded_id_that_ended_in_an_error_has_no_answer(reason: Reason, retry: RetryErrors) -> None:
+    """It is not touched either, and it is no success: the service may have canceled it."""
+    assert standing(reason, retry, excluded=True) is HELD_BACK
 
 
 def test_an_answer_that_is_there_counts_more_than_an_exclusion() -> None:

@@ -552,7 +552,7 @@ def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
             write_config(f'log_file = "{log_file}"')
     with pytest.raises(SettingsError) as caught:
         load_settings(manifests, environ=environ, **flags)
-    assert str(caught.value) == f"The log can't go to {log_file}: it is the ledger or a manifest."
+    assert str(caught.value) == f"The log can't go to {log_file}: that is the ledger or a file that is read."
 
 
 @pytest.mark.parametrize(
