@@ -246,7 +246,10 @@ class Pipeline:
 
     async def _ask(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
         await self._exposure.enter(case)
+        case.held_up_s += clock() - came_at
         try:
             step = await self._retrier.advance(case)
             if isinstance(step, Waiting):

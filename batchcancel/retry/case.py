@@ -37,6 +37,8 @@ class Case:
     next: RequestKind
     began_at: float | None = None
     """When its first request left, monotonic seconds."""
+    held_up_s: float = 0.0
+    """How long it has waited for its turn behind other invoices."""
     posts: list[float] = field(default_factory=list)
     """When each POST that counts left, monotonic seconds."""
     lookups: list[float] = field(default_factory=list)

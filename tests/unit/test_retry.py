@@ -575,3 +575,20 @@ def test_a_canary_that_is_dropped_before_its_look_up_is_unknown(in_virtual_time:
     ending = in_virtual_time(drop())
     assert isinstance(ending, Settled)
     assert (ending.result.reason, ending.result.attempts) == (Reason.UNKNOWN, 1)
+
+
+@pytest.mark.parametrize(("held_up_s", "is_over"), [(0.0, True), (150.0, True), (250.0, False)])
+def test_waits_behind_other_invoices_use_up_no_time(
+    in_virtual_time: InVirtualTime, held_up_s: float, *, is_over: bool
+) -> None:
+    """With one place, an invoice that is throttled for minutes must not cost the others theirs."""
+
+    async def is_out_of_time() -> bool:
+        pace = Pace(Script([DONE]), concurrency=1, rate=None, max_outage_s=600)
+        retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
+        case.began_at = asyncio.get_running_loop().time() - 500.0
+        case.held_up_s = held_up_s
+        return retrier._facts(case).out_of_time
+
+    assert in_virtual_time(is_out_of_time()) is is_over
