@@ -322,7 +322,7 @@ def test_a_summary_that_cant_be_written_does_not_spoil_the_run(
             timeout=30,
         )
     assert ended.returncode == 0
-    assert "the summary can't be written" in ended.stderr
+    assert "standard output can't be written" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert read_ledger(tmp_path)[-1]["state"] == "complete"
 
