@@ -96,7 +96,7 @@ def _say_what_is_ahead(job: Job) -> None:
         f"at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}"
     )
     say(
-        f"  manifest  {count_rows(check.rows)}, {check.distinct:,} distinct invoice{'' if check.distinct == 1 else 's'}"
+        f"  manifest  {count_rows(check.rows)}, {count_invoices(check.distinct, 'distinct ')}"
         + (f" ({', '.join(notes)})" if notes else "")
     )
     say(f"  ledger    {settings.ledger}")

@@ -149,9 +149,9 @@ def count_rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
 
 
-def count_invoices(count: int) -> str:
-    """Write a number of invoices in words for people."""
-    return "1 invoice" if count == 1 else f"{count:,} invoices"
+def count_invoices(count: int, kind: str = "") -> str:
+    """Write a number of invoices, of some kind, in words for people."""
+    return f"1 {kind}invoice" if count == 1 else f"{count:,} {kind}invoices"
 
 
 def _grouped(amount: str) -> str:
