@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import socket
 import socketserver
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +18,13 @@ from unittest.mock import Mock
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+from cryptography.x509.oid import NameOID
 from hypothesis import settings
+from joserfc import jwe, jwt
+from joserfc.jwk import RSAKey
+
+from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 
 # A busy machine is no defect: examples may take as long as they take; each test has its time-out.
 settings.register_profile("batchcancel", deadline=None)
@@ -115,6 +125,120 @@ def start_raw_server() -> Iterator[StartRawServer]:
     for listener in listeners:
         listener.shutdown()
         listener.server_close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyHolder:
+    """A merchant or a portfolio with throwaway keys, and a JOSE library to use them with.
+
+    What it signs and encrypts is neither the client's work nor the simulator's.
+    """
+
+    signer_id: str
+    files: ThrowawayKeys
+    key_id: str
+    """The ``kid`` of its certificate."""
+    encryption_key_id: str
+    """The ``kid`` of the service's certificate."""
+    response_key_id: str
+    signing_key: RSAKey = field(repr=False)
+    encryption_key: RSAKey = field(repr=False)
+    """The public half."""
+    response_key: RSAKey = field(repr=False)
+
+    def claims(
+        self, method: str, target: str, body: bytes = b"", *, now_s: int, **changes: object
+    ) -> dict[str, Any]:
+        """Build the claims of a good token to loopback; a change to None removes a claim."""
+        claims: dict[str, Any] = {
+            "iat": now_s,
+            "exp": now_s + 120,
+            "iss": self.signer_id,
+            "jti": str(uuid.uuid4()),
+            "request-host": "127.0.0.1",
+            "request-method": method,
+            "request-resource-path": target,
+            "v-c-jwt-version": "2",
+            "v-c-merchant-id": self.signer_id,
+        }
+        if body:
+            digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+            claims |= {"digest": digest, "digestAlgorithm": "SHA-256"}
+        return {name: value for name, value in (claims | changes).items() if value is not None}
+
+    def sign(self, claims: dict[str, Any], **header: Any) -> str:
+        """Write a token, with what its header says changed at will."""
+        header = {"alg": "RS256", "kid": self.key_id, "typ": "JWT"} | header
+        return jwt.encode(header, claims, self.signing_key, algorithms=[header["alg"]])
+
+    def encrypt(self, body: bytes, **header: Any) -> bytes:
+        """Put a body into its envelope; a change of the header to None removes a field."""
+        fields: dict[str, Any] = {
+            "alg": "RSA-OAEP-256",
+            "enc": "A256GCM",
+            "kid": self.encryption_key_id,
+            "iat": 1,
+        }
+        fields = {name: value for name, value in (fields | header).items() if value is not None}
+        registry = jwe.JWERegistry(
+            algorithms=[fields["alg"], fields["enc"], "DEF"],
+            strict_check_header=False,  # iat is no field of the standard's
+        )
+        token = jwe.encrypt_compact(fields, body, self.encryption_key, registry=registry)
+        return json.dumps({"encryptedRequest": token}).encode()
+
+    def decrypt(self, body: bytes) -> Any:
+        """Take a reply out of its envelope and parse it."""
+        reply = json.loads(body)
+        assert list(reply) == ["encryptedResponse"], reply
+        registry = jwe.JWERegistry(algorithms=["RSA-OAEP-256", "A256GCM"], strict_check_header=False)
+        opened = jwe.decrypt_compact(reply["encryptedResponse"], self.response_key, registry=registry)
+        assert opened.protected["kid"] == self.response_key_id
+        assert opened.plaintext is not None
+        return json.loads(opened.plaintext)
+
+
+def hold_keys(files: ThrowawayKeys) -> KeyHolder:
+    """Open a folder of throwaway keys as the client does: with the password, from its own files."""
+    password = files.password_file.read_bytes().strip()
+    pairs = [
+        pkcs12.load_pkcs12(path.read_bytes(), password) for path in (files.signing_p12, files.response_p12)
+    ]
+    own, encryption = pairs[0].cert, pairs[0].additional_certs[0].certificate
+    response = pairs[1].cert
+    assert own is not None
+    assert response is not None
+    keys = []
+    for pair in pairs:
+        assert pair.key is not None
+        pem = pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        keys.append(RSAKey.import_key(pem))
+
+    def attribute(certificate: Any, oid: Any) -> str:
+        return str(certificate.subject.get_attributes_for_oid(oid)[0].value)
+
+    return KeyHolder(
+        signer_id=attribute(own.certificate, NameOID.COMMON_NAME),
+        files=files,
+        key_id=attribute(own.certificate, NameOID.SERIAL_NUMBER),
+        encryption_key_id=attribute(encryption, NameOID.SERIAL_NUMBER),
+        response_key_id=attribute(response.certificate, NameOID.SERIAL_NUMBER),
+        signing_key=keys[0],
+        encryption_key=RSAKey.import_key(files.encryption_certificate.read_bytes()),
+        response_key=keys[1],
+    )
+
+
+@pytest.fixture(scope="session")
+def open_keys() -> Callable[[ThrowawayKeys], KeyHolder]:
+    """Open folders of throwaway keys."""
+    return hold_keys
+
+
+@pytest.fixture(scope="session")
+def key_holder(tmp_path_factory: pytest.TempPathFactory) -> KeyHolder:
+    """Make throwaway keys for the merchant ``key_merchant``, once for all tests."""
+    return hold_keys(keys_in(tmp_path_factory.mktemp("keys"), "key_merchant"))
 
 
 @pytest.fixture

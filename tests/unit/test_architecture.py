@@ -60,7 +60,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "report": part("errors model ledger.reader", "msgspec"),
     "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
-    "sandbox": part("", "aiohttp"),
+    "sandbox": part("", "aiohttp cryptography"),
     "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec"),
     ROOT: part("errors model job settings"),
     # ``python -m batchcancel``: another door to the command, with nothing of its own.
