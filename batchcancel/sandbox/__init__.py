@@ -38,6 +38,11 @@ prefix                  status           what happens
 
 Look-ups answer truthfully throughout, unless the table says "every request". Faults by share, rate
 limit, outage and clock come from `SandboxOptions`.
+
+Requests are signed with a shared secret, which is published, or with the key of a certificate that
+`SandboxOptions.keys` holds; with such keys, messages are encrypted both ways. Those are in
+`batchcancel.sandbox.keys` and made by `batchcancel.sandbox.throwaway`, which are not imported here: they
+load a library of cryptography. Every merchant of a portfolio has invoices of its own.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:  # not loaded for those who sign with the shared secret: it is slow to import
+    from batchcancel.sandbox.keys import SandboxKeys
 
 SANDBOX_MERCHANT_ID: Final = "sandbox_merchant"
 SANDBOX_KEY_ID: Final = "5a0db0c5-0000-4000-8000-5a0db0c50001"
@@ -37,8 +40,8 @@ class SandboxOptions:
     suffers at most one of them.
 
     Raises:
-        ValueError: A value is out of range, the shares add up to more than 1, or the secret is not
-            base64.
+        ValueError: A value is out of range, the shares add up to more than 1, the secret is not
+            base64, or keys or a portfolio are missing for what is asked.
     """
 
     merchant_id: str = SANDBOX_MERCHANT_ID
@@ -48,6 +51,15 @@ class SandboxOptions:
     """The shared secret, base64 text."""
     portfolio_id: str | None = None
     """The portfolio that must sign (meta key); None: the merchant signs."""
+    merchants: tuple[str, ...] = ()
+    """More merchants that the portfolio may transact for; each has invoices of its own."""
+    keys: SandboxKeys | None = None
+    """Key pairs for tokens and for encryption, from `batchcancel.sandbox.keys`; None: the secret alone."""
+    require_mle: bool = False
+    """Whether a POST whose body is not encrypted gets 400; otherwise both are taken, as documented [D]."""
+    plain_statuses: tuple[int, ...] = ()
+    """HTTP statuses that are answered in plain even where an encrypted reply was asked for: nothing says
+    whether a gateway's errors come encrypted. Refused credentials are always answered in plain."""
     seed: int = 0
     latency_ms: float = 0.0
     """Every reply waits this long, from 0."""
@@ -98,6 +110,13 @@ class SandboxOptions:
             raise ValueError("outage must be two finite numbers from 0: start and length in seconds.")
         if not self.secret_bytes:
             raise ValueError("The shared secret is empty.")
+        self._check_signers()
+
+    def _check_signers(self) -> None:
+        if self.merchants and self.portfolio_id is None:
+            raise ValueError("Only a portfolio that signs can transact for several merchants.")
+        if self.require_mle and (self.keys is None or self.keys.encryption is None):
+            raise ValueError("Encryption can't be required without a key to decrypt with.")
 
     def _check_limits(self) -> None:
         if self.rate_limit is not None and not 0 < self.rate_limit < math.inf:
@@ -110,6 +129,11 @@ class SandboxOptions:
                 raise ValueError("rate_change must be finite: seconds from 0 and a limit above 0.")
         if self.retry_after_s is not None and self.retry_after_s < 0:
             raise ValueError("retry_after_s must not be negative.")
+
+    @property
+    def signer_id(self) -> str:
+        """Who signs: the portfolio where there is one, else the merchant [D]."""
+        return self.portfolio_id or self.merchant_id
 
     @property
     def secret_bytes(self) -> bytes:

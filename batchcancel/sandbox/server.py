@@ -14,11 +14,12 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from batchcancel.sandbox.auth import WireRequest
+from batchcancel.sandbox.answers import Answer
 from batchcancel.sandbox.invoices import Invoice
 from batchcancel.sandbox.options import SandboxOptions
 from batchcancel.sandbox.requests import Operation
-from batchcancel.sandbox.service import Answer, Service
+from batchcancel.sandbox.service import Service
+from batchcancel.sandbox.wire import WireRequest
 
 _BACKLOG: Final = 1024
 _SHUTDOWN_S: Final = 0.2
@@ -63,12 +64,20 @@ class Sandbox:
 
     @property
     def invoices(self) -> dict[str, Invoice]:
-        """Every invoice that was seen or created, by id, oldest first."""
-        return self._service.book.by_id
+        """Every invoice of the first merchant that was seen or created, by id, oldest first."""
+        return self._service.books[self.options.merchant_id].by_id
 
-    def state(self, invoice_id: str) -> str | None:
-        """Tell an invoice's status now, without a request; None if it was never seen."""
-        invoice = self.invoices.get(invoice_id)
+    def state(self, invoice_id: str, merchant_id: str | None = None) -> str | None:
+        """Tell an invoice's status now, without a request; None if it was never seen.
+
+        Args:
+            invoice_id: The invoice.
+            merchant_id: Whose it is; None: the first merchant's.
+
+        Raises:
+            KeyError: There is no such merchant.
+        """
+        invoice = self._service.books[merchant_id or self.options.merchant_id].by_id.get(invoice_id)
         if invoice is None:
             return None
         invoice.settle(self._service.now_s())
@@ -173,5 +182,9 @@ def _log_line(
         "cause": answer.cause,
         "committed": answer.committed,
         "in_flight": in_flight,
+        "merchant_id": answer.merchant_id,
+        "scheme": answer.scheme,
+        "request_encrypted": answer.request_encrypted,
+        "reply_encrypted": answer.encrypted,
     }
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"

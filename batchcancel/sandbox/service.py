@@ -5,40 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
 from batchcancel.sandbox import bodies
-from batchcancel.sandbox.auth import Authenticator, WireRequest
+from batchcancel.sandbox.answers import HTML_TYPE, Answer, error, page
+from batchcancel.sandbox.auth import Authenticator
+from batchcancel.sandbox.envelope import Envelope
 from batchcancel.sandbox.faults import Chance, Fault, Shown
 from batchcancel.sandbox.invoices import Invoice, InvoiceBook
 from batchcancel.sandbox.limits import rate_limit
 from batchcancel.sandbox.options import SandboxOptions
 from batchcancel.sandbox.requests import Operation, is_object, read_creation, read_list_query, route
+from batchcancel.sandbox.wire import RefusedError, WireRequest
 
-_JSON: Final = "application/json"
-_HTML: Final = "text/html"
 _HANG_S: Final = 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the client gets, and what the log says of it."""
-
-    http_status: HTTPStatus | None
-    """None: the connection is reset instead."""
-    body: bytes = b""
-    content_type: str = _JSON
-    retry_after_s: int | None = None
-    is_cut: bool = False
-    """Whether the body ends in its middle."""
-    wait_s: float = 0.0
-    """How long it waits before it leaves; what was asked is done by then."""
-    cause: str | None = None
-    """The fault, or why the signature was refused; the client is never told."""
-    committed: bool = False
-    """Whether an invoice was canceled or created."""
 
 
 class Service:
@@ -55,10 +37,12 @@ class Service:
         self._wall_clock = wall_clock
         self._monotonic = monotonic
         self._authenticator = Authenticator(options)
+        self._envelope = Envelope(options)
         self._chance = Chance(options)
         self._rate_limit = rate_limit(options)
         self._first_request_at_s: float | None = None
-        self.book = InvoiceBook()
+        self.books = {merchant_id: InvoiceBook() for merchant_id in (options.merchant_id, *options.merchants)}
+        """Each merchant's invoices, which no other merchant sees [A]."""
         self.requests: Counter[str] = Counter()
         """Requests that came in, by operation."""
 
@@ -75,42 +59,71 @@ class Service:
         operation, invoice_id = route(request.method, request.target)
         self.requests[operation] += 1
         drawn, wait_s = self._chance.draw()
-        answer = self._turned_away(request, operation)
+        answer = self._unavailable(operation)
         if answer is None:
-            answer = self._served(request, operation, invoice_id, drawn)
+            answer = self._answer_caller(request, operation, invoice_id, drawn)
         if wait_s:
             answer = replace(answer, wait_s=answer.wait_s + wait_s)
         return operation, invoice_id, answer
 
-    def _turned_away(self, request: WireRequest, operation: Operation) -> Answer | None:
-        """Answer for the gateway, which knows nothing of invoices; None: the request may pass."""
+    def _unavailable(self, operation: Operation) -> Answer | None:
+        """Answer for the gateway, which knows nothing of callers; None: the request may pass."""
+        elapsed_s = self._elapsed_s()
+        if self._options.outage is not None:
+            start_s, length_s = self._options.outage
+            if start_s <= elapsed_s < start_s + length_s:
+                return page(HTTPStatus.SERVICE_UNAVAILABLE, cause="outage")
+        return page(HTTPStatus.NOT_FOUND) if operation is Operation.OTHER else None
+
+    def _elapsed_s(self) -> float:
+        """Read the time since the first request, which is zero at that request itself."""
         at_s = self._monotonic()
         if self._first_request_at_s is None:
             self._first_request_at_s = at_s
-        if self._options.outage is not None:
-            start_s, length_s = self._options.outage
-            if start_s <= at_s - self._first_request_at_s < start_s + length_s:
-                return _html(HTTPStatus.SERVICE_UNAVAILABLE, cause="outage")
-        if operation is Operation.OTHER:
-            return _html(HTTPStatus.NOT_FOUND)
-        now_s = self.now_s()
-        refusal = self._authenticator.refusal(request, now_s)
-        if refusal is not None:
-            return _error(HTTPStatus.UNAUTHORIZED, now_s, cause=refusal)
-        if self._rate_limit is not None and not self._rate_limit.admits(at_s - self._first_request_at_s):
-            return _error(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                now_s,
-                cause="rate_limit",
-                retry_after_s=self._options.retry_after_s,
-            )
-        return None
+        return at_s - self._first_request_at_s
 
-    def _served(
+    def _answer_caller(
         self, request: WireRequest, operation: Operation, invoice_id: str | None, drawn: Fault | None
     ) -> Answer:
+        """Find out who asks, and answer encrypted if that is asked for."""
         now_s = self.now_s()
-        invoice = None if invoice_id is None else self.book.see(invoice_id, now_s)
+        try:
+            caller = self._authenticator.identify(request, now_s)
+            self._envelope.check_reply_key(caller)
+        except RefusedError as refused:
+            return error(refused.http_status, now_s, cause=refused.cause)
+        was_encrypted = False
+        try:
+            request, was_encrypted = self._envelope.open(request, caller)
+            answer = self._throttled(now_s)
+            if answer is None:
+                answer = self._served(request, operation, invoice_id, drawn, self.books[caller.merchant_id])
+        except RefusedError as refused:
+            answer = error(refused.http_status, now_s, cause=refused.cause)
+        answer = replace(
+            answer,
+            merchant_id=caller.merchant_id,
+            scheme=caller.scheme,
+            request_encrypted=was_encrypted,
+        )
+        return self._envelope.close(answer, caller, now_s)
+
+    def _throttled(self, now_s: float) -> Answer | None:
+        if self._rate_limit is None or self._rate_limit.admits(self._elapsed_s()):
+            return None
+        retry_after_s = self._options.retry_after_s
+        return error(HTTPStatus.TOO_MANY_REQUESTS, now_s, cause="rate_limit", retry_after_s=retry_after_s)
+
+    def _served(
+        self,
+        request: WireRequest,
+        operation: Operation,
+        invoice_id: str | None,
+        drawn: Fault | None,
+        book: InvoiceBook,
+    ) -> Answer:
+        now_s = self.now_s()
+        invoice = None if invoice_id is None else book.see(invoice_id, now_s)
         fault = drawn
         if fault is None and invoice is not None:
             fault = invoice.next_fault(is_cancelation=operation is Operation.CANCEL)
@@ -118,11 +131,11 @@ class Service:
             return self._faulty(fault, Answer(http_status=fault.http_status), invoice, now_s)
         match operation:
             case Operation.LIST:
-                answer = self._listed(request, now_s)
+                answer = _listed(request, book, now_s)
             case Operation.CREATE:
-                answer = self._created(request, now_s)
+                answer = _created(request, book, now_s)
             case _ if invoice is None:
-                answer = _error(HTTPStatus.NOT_FOUND, now_s)
+                answer = error(HTTPStatus.NOT_FOUND, now_s)
             case Operation.CANCEL:
                 answer = _canceled(request, invoice, now_s)
             case _:
@@ -140,7 +153,7 @@ class Service:
                     answer, body=body, retry_after_s=self._options.retry_after_s if throttled else None
                 )
             case Shown.HTML:
-                answer = replace(answer, body=bodies.HTML_PAGE, content_type=_HTML)
+                answer = replace(answer, body=bodies.HTML_PAGE, content_type=HTML_TYPE)
             case Shown.EMPTY:
                 answer = replace(answer, body=b"")
             case Shown.GARBAGE:
@@ -158,49 +171,38 @@ class Service:
                 answer = replace(answer, http_status=None)
         return answer
 
-    def _listed(self, request: WireRequest, now_s: float) -> Answer:
-        query = read_list_query(request.target)
-        if query is None:
-            return _error(HTTPStatus.BAD_REQUEST, now_s)
-        total, page = self.book.page(query.offset, query.limit, query.status, now_s)
-        if not page:
-            # [D] 404 "No invoices found."; an empty page of a list that is not empty is assumed alike.
-            return _error(HTTPStatus.NOT_FOUND, now_s)
-        body = bodies.list_body(page, total, query.offset, query.limit, now_s)
-        return Answer(http_status=HTTPStatus.OK, body=body)
 
-    def _created(self, request: WireRequest, now_s: float) -> Answer:
-        wanted = read_creation(request.body)
-        if wanted is None:
-            return _error(HTTPStatus.BAD_REQUEST, now_s)
-        invoice = self.book.create(
-            wanted.invoice_id,
-            status=wanted.status,
-            cents=wanted.cents,
-            currency=wanted.currency,
-            now_s=now_s,
-        )
-        if invoice is None:
-            return _error(HTTPStatus.BAD_REQUEST, now_s)
-        # 201 [A]: the documents at hand tell the request's shape only.
-        return Answer(
-            http_status=HTTPStatus.CREATED, body=bodies.invoice_body(invoice, now_s), committed=True
-        )
+def _listed(request: WireRequest, book: InvoiceBook, now_s: float) -> Answer:
+    query = read_list_query(request.target)
+    if query is None:
+        return error(HTTPStatus.BAD_REQUEST, now_s)
+    total, invoices = book.page(query.offset, query.limit, query.status, now_s)
+    if not invoices:
+        # [D] 404 "No invoices found."; an empty page of a list that is not empty is assumed alike.
+        return error(HTTPStatus.NOT_FOUND, now_s)
+    body = bodies.list_body(invoices, total, query.offset, query.limit, now_s)
+    return Answer(http_status=HTTPStatus.OK, body=body)
+
+
+def _created(request: WireRequest, book: InvoiceBook, now_s: float) -> Answer:
+    wanted = read_creation(request.body)
+    if wanted is None:
+        return error(HTTPStatus.BAD_REQUEST, now_s)
+    invoice = book.create(
+        wanted.invoice_id,
+        status=wanted.status,
+        cents=wanted.cents,
+        currency=wanted.currency,
+        now_s=now_s,
+    )
+    if invoice is None:
+        return error(HTTPStatus.BAD_REQUEST, now_s)
+    # 201 [A]: the documents at hand tell the request's shape only.
+    return Answer(http_status=HTTPStatus.CREATED, body=bodies.invoice_body(invoice, now_s), committed=True)
 
 
 def _canceled(request: WireRequest, invoice: Invoice, now_s: float) -> Answer:
     if not is_object(request.body) or not invoice.cancel(now_s):
         # [D] "Requested action is not allowed."; the body does not say why.
-        return _error(HTTPStatus.BAD_REQUEST, now_s)
+        return error(HTTPStatus.BAD_REQUEST, now_s)
     return Answer(http_status=HTTPStatus.OK, body=bodies.canceled_body(invoice, now_s), committed=True)
-
-
-def _error(
-    status: HTTPStatus, now_s: float, *, cause: str | None = None, retry_after_s: int | None = None
-) -> Answer:
-    body = bodies.error_body(status, now_s)
-    return Answer(http_status=status, body=body, cause=cause, retry_after_s=retry_after_s)
-
-
-def _html(status: HTTPStatus, *, cause: str | None = None) -> Answer:
-    return Answer(http_status=status, body=bodies.HTML_PAGE, content_type=_HTML, cause=cause)
