@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,9 +13,18 @@ import click
 
 if TYPE_CHECKING:
     from batchcancel.sandbox import SandboxOptions
+    from batchcancel.sandbox.keys import SandboxKeys
+    from batchcancel.sandbox.throwaway import ThrowawayKeys
 
 _SHARE: Final = click.FloatRange(0, 1)
 _FROM_ZERO: Final = click.FloatRange(min=0)
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+_KEY_FILES: Final = {
+    "certificate": "signing",
+    "mle_key": "encryption",
+    "response_mle_certificate": "response",
+}
+"""Flags that name a PEM file, and what the simulator calls the key in it."""
 
 
 class _CannotServeError(click.ClickException):
@@ -62,8 +72,38 @@ class _CannotServeError(click.ClickException):
 )
 @click.option("--clock-offset-s", type=float, help="How far its clock is ahead. Default: 0.")
 @click.option("--clock-skew-s", type=_FROM_ZERO, help="How far a request's date may be off. Default: 300.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append a JSON line a request.")
-def sandbox(host: str, port: int, *, no_retry_after: bool, **flags: Any) -> None:  # noqa: ANN401 - click's values, checked by SandboxOptions
+@click.option("--log", type=_FILE, help="Append a JSON line a request.")
+@click.option(
+    "--merchant",
+    "merchants",
+    multiple=True,
+    metavar="ID",
+    help="One more merchant of the portfolio. Repeat it.",
+)
+@click.option("--certificate", type=_FILE, help="Whose key signs tokens (RS256): a certificate, PEM.")
+@click.option("--mle-key", type=_FILE, help="Decrypts requests: certificate and private key, PEM.")
+@click.option("--response-mle-certificate", type=_FILE, help="Replies are encrypted for it: PEM.")
+@click.option(
+    "--make-keys",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Serve with the throwaway keys in this folder; make them first if it has none.",
+)
+@click.option("--require-mle", is_flag=True, help="Refuse bodies that are not encrypted with 400.")
+@click.option(
+    "--plain-status",
+    "plain_statuses",
+    type=click.IntRange(200, 599),
+    multiple=True,
+    help="Never encrypt replies with this status. Repeat it.",
+)
+def sandbox(
+    host: str,
+    port: int,
+    *,
+    no_retry_after: bool,
+    make_keys: Path | None,
+    **flags: Any,  # noqa: ANN401 - click's values, checked by SandboxOptions
+) -> None:
     """Serve a simulator of the invoicing API, for trials and tests.
 
     An invoice's id decides what it is: PAID-1 is paid, RESET-AFTER-1 is canceled but its reply is lost,
@@ -71,22 +111,26 @@ def sandbox(host: str, port: int, *, no_retry_after: bool, **flags: Any) -> None
 
     Credentials are taken from BATCHCANCEL_MERCHANT_ID, BATCHCANCEL_KEY_ID, BATCHCANCEL_SHARED_SECRET (or
     BATCHCANCEL_SHARED_SECRET_FILE) and BATCHCANCEL_PORTFOLIO_ID where they are set, else they are made up.
+    Certificates come from files, or with --make-keys from nowhere.
     """
     import asyncio  # noqa: PLC0415 - keeps the help quick
 
     from batchcancel.sandbox import SandboxOptions  # noqa: PLC0415 - keeps the help quick
 
+    paths = {key: path for flag, key in _KEY_FILES.items() if (path := flags.pop(flag)) is not None}
     given = {name: value for name, value in flags.items() if value is not None}
     if no_retry_after:
         given["retry_after_s"] = None
+    credentials = _credentials()
+    throwaway = None if make_keys is None else _throwaway_keys(make_keys, paths, credentials)
     try:
-        options = SandboxOptions(**_credentials(), **given)
+        options = SandboxOptions(**credentials, **given, keys=_keys(paths, throwaway))
     except ValueError as exc:
         raise _CannotServeError(str(exc)) from exc
     if not _is_loopback(host):
         click.echo(f"Warning: {host} is not loopback; whoever reaches this port can use it.", err=True)
     try:
-        asyncio.run(_serve(options, host, port))
+        asyncio.run(_serve(options, host, port, throwaway))
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise _CannotServeError(
@@ -95,7 +139,7 @@ def sandbox(host: str, port: int, *, no_retry_after: bool, **flags: Any) -> None
         raise _CannotServeError(f"The simulator can't start on {host}, port {port}: {exc}.") from exc
 
 
-async def _serve(options: SandboxOptions, host: str, port: int) -> None:
+async def _serve(options: SandboxOptions, host: str, port: int, throwaway: ThrowawayKeys | None) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Raises:
@@ -111,28 +155,76 @@ async def _serve(options: SandboxOptions, host: str, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with Sandbox(options, host, port) as running:
         # The instructions first: whoever waits for the line on standard output finds them complete.
-        click.echo(_instructions(options, running.base_url), err=True)
+        click.echo(_instructions(options, running.base_url, throwaway), err=True)
         click.echo(f"batchcancel sandbox on {running.base_url}")
         await stopped.wait()
 
 
-def _instructions(options: SandboxOptions, base_url: str) -> str:
+def _instructions(options: SandboxOptions, base_url: str, throwaway: ThrowawayKeys | None) -> str:
     """Say how to use the simulator; a secret is shown only if it is the published one."""
     from batchcancel.sandbox import SANDBOX_SECRET  # noqa: PLC0415 - keeps the help quick
 
     secret = SANDBOX_SECRET if options.secret == SANDBOX_SECRET else "(yours)"
-    lines = [
-        f"BATCHCANCEL_MERCHANT_ID={options.merchant_id}",
-        f"BATCHCANCEL_KEY_ID={options.key_id}",
-        f"BATCHCANCEL_SHARED_SECRET={secret}",
-    ]
+    names = {"MERCHANT_ID": options.merchant_id}
     if options.portfolio_id is not None:
-        lines.append(f"BATCHCANCEL_PORTFOLIO_ID={options.portfolio_id}")
-    settings = "\n".join(f"  {line}" for line in lines)
+        names["PORTFOLIO_ID"] = options.portfolio_id
+    settings = _settings(names | {"KEY_ID": options.key_id, "SHARED_SECRET": secret})
+    if throwaway is not None and options.keys is not None and options.keys.signing is not None:
+        with_keys = {
+            "AUTH": "p12",
+            "KEY_ALIAS": options.keys.signing.alias,
+            "P12_FILE": throwaway.signing_p12,
+            "P12_PASSWORD_FILE": throwaway.password_file,
+            "MLE": "both",
+            "MLE_CERT_FILE": throwaway.encryption_certificate,
+            "MLE_RESPONSE_KEY_FILE": throwaway.response_p12,
+            "MLE_RESPONSE_KEY_PASSWORD_FILE": throwaway.password_file,
+        }
+        settings += f"\nor, to sign with a certificate and encrypt both ways,\n{_settings(names | with_keys)}"
     return (
         f"Set\n{settings}\nand run\n  batchcancel run --env sandbox --base-url {base_url} MANIFEST\n"
         "Ctrl-C ends the simulator."
     )
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    return "\n".join(f"  BATCHCANCEL_{name}={value}" for name, value in values.items())
+
+
+def _throwaway_keys(folder: Path, paths: Mapping[str, Path], credentials: Mapping[str, str]) -> ThrowawayKeys:
+    """Find the throwaway keys in a folder, or make them.
+
+    Raises:
+        _CannotServeError: They can't be made, or other keys are named as well.
+    """
+    from batchcancel.sandbox import SANDBOX_MERCHANT_ID  # noqa: PLC0415 - keeps the help quick
+    from batchcancel.sandbox.throwaway import keys_in  # noqa: PLC0415 - slow, and seldom needed
+
+    if paths:
+        raise _CannotServeError("--make-keys stands for all keys; name no file of a key beside it.")
+    signer_id = credentials.get("portfolio_id") or credentials.get("merchant_id") or SANDBOX_MERCHANT_ID
+    try:
+        return keys_in(folder.absolute(), signer_id)
+    except OSError as exc:
+        raise _CannotServeError(f"Keys can't be made: {exc.filename}: {exc.strerror}.") from exc
+
+
+def _keys(paths: Mapping[str, Path], throwaway: ThrowawayKeys | None) -> SandboxKeys | None:
+    """Read the simulator's side of all keys; None if there are none.
+
+    Raises:
+        _CannotServeError: A file can't be read, or does not hold what it should.
+    """
+    if not paths and throwaway is None:
+        return None
+    from batchcancel.sandbox.keys import read_keys  # noqa: PLC0415 - slow, and seldom needed
+
+    try:
+        return read_keys(**paths) if throwaway is None else throwaway.read()
+    except ValueError as exc:
+        raise _CannotServeError(str(exc)) from exc
+    except OSError as exc:
+        raise _CannotServeError(f"{exc.filename} can't be read: {exc.strerror}.") from exc
 
 
 def _credentials() -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Simulator:
     def requests(self) -> list[dict[str, Any]]:
         """Read the log: every request so far, in order of arrival.
 
-        Keys: ``at method target operation invoice_id http_status cause committed in_flight``.
+        Keys: ``at method target operation invoice_id http_status cause committed in_flight merchant_id
+        scheme request_encrypted reply_encrypted``.
         """
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 

@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import click
@@ -34,6 +34,10 @@ from batchcancel.sandbox import (
     SandboxOptions,
 )
 from batchcancel.sandbox.options import RateLimitKind
+from batchcancel.sandbox.throwaway import ThrowawayKeys
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyHolder
 
 ROOT = "/invoicing/v2/invoices"
 COMMAND = [sys.executable, "-c", "from batchcancel.cli.sandbox import sandbox; sandbox()"]
@@ -84,6 +88,23 @@ class Client:
 
     async def cancel(self, invoice_id: str, **kwargs: Any) -> tuple[Any, bytes]:
         return await self.send("POST", f"/{invoice_id}/cancelation", b"{}", **kwargs)
+
+
+async def send_encrypted(
+    session: aiohttp.ClientSession,
+    base_url: str,
+    holder: KeyHolder,
+    invoice_id: str,
+    **claims: Any,
+) -> tuple[int, Any]:
+    """Cancel an invoice, encrypted both ways; return the HTTP status and what the reply says."""
+    target = f"{ROOT}/{invoice_id}/cancelation"
+    body = holder.encrypt(b"{}")
+    claims = {"v-c-response-mle-kid": holder.response_key_id} | claims
+    token = holder.sign(holder.claims("POST", target, body, now_s=int(time.time()), **claims))
+    headers = {"Authorization": f"Bearer {token}"}
+    async with session.post(base_url + target, data=body, headers=headers) as response:
+        return response.status, holder.decrypt(await response.read())
 
 
 @asynccontextmanager
@@ -222,6 +243,10 @@ async def test_the_log_has_a_line_for_every_request_and_no_secret(tmp_path: Path
         "cause",
         "committed",
         "in_flight",
+        "merchant_id",
+        "scheme",
+        "request_encrypted",
+        "reply_encrypted",
     ]
     told = [(line["operation"], line["invoice_id"], line["http_status"], line["cause"]) for line in lines]
     assert told == [
@@ -231,6 +256,10 @@ async def test_the_log_has_a_line_for_every_request_and_no_secret(tmp_path: Path
         ("get", "1", 401, "no credentials"),
     ]
     assert [line["committed"] for line in lines] == [True, True, False, False]
+    assert [(line["merchant_id"], line["scheme"]) for line in lines] == [
+        *([(SANDBOX_MERCHANT_ID, "HS256")] * 3),
+        (None, None),
+    ]
     assert lines[0]["target"] == f"{ROOT}/1/cancelation"
     assert abs(lines[0]["at"] - time.time()) < 60
     text = log.read_text()
@@ -290,6 +319,28 @@ async def test_a_port_in_use_is_an_error_that_leaves_the_log_closed(tmp_path: Pa
             await second.__aenter__()
         assert second._log is not None
         assert second._log.closed
+
+
+async def test_a_certificate_and_encryption_both_ways_work_over_the_wire(
+    key_holder: KeyHolder, tmp_path: Path
+) -> None:
+    """What is encrypted comes back encrypted, and the log says so without a word of what was in it."""
+    log = tmp_path / "requests.jsonl"
+    known: dict[str, Any] = {"merchant_id": key_holder.signer_id, "keys": key_holder.files.read()}
+    async with serving(log=log, **known) as client:
+        status, reply = await send_encrypted(client.session, client.server.base_url, key_holder, "PAID-1")
+        assert (status, reply["status"]) == (400, "BADREQUEST")
+        status, reply = await send_encrypted(client.session, client.server.base_url, key_holder, "2675")
+        assert (status, reply["id"], reply["status"]) == (200, "2675", "CANCELED")
+        assert client.server.state("2675") == "CANCELED"
+        assert client.server.state("2675", key_holder.signer_id) == "CANCELED"
+        lines = log_lines(log)
+    facts = ("merchant_id", "scheme", "request_encrypted", "reply_encrypted", "cause")
+    assert [[line[fact] for fact in facts] for line in lines] == [
+        ["key_merchant", "RS256", True, True, None]
+    ] * 2
+    assert "eyJ" not in log.read_text()
+    assert "Tanya" not in log.read_text()
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -397,6 +448,15 @@ def test_the_command_warns_of_an_address_that_is_not_loopback() -> None:
         pytest.param([], {"BATCHCANCEL_SHARED_SECRET_FILE": "/nowhere/at/all"}, "can't be read", id="file"),
         pytest.param(["--log", "/nowhere/at/all"], {}, "can't start", id="log"),
         pytest.param(["--host", "192.0.2.1"], {}, "can't start", id="host"),
+        pytest.param(["--certificate", "/nowhere/at/all"], {}, "can't be read", id="certificate"),
+        pytest.param(["--mle-key", __file__], {}, f"{__file__}: no certificate in PEM form.", id="mle-key"),
+        pytest.param(["--make-keys", "/proc/nowhere"], {}, "Keys can't be made", id="make-keys"),
+        pytest.param(
+            ["--make-keys", "/nowhere", "--certificate", "/nowhere"], {}, "for all keys", id="two-keys"
+        ),
+        pytest.param(["--require-mle"], {}, "without a key to decrypt with", id="require-mle"),
+        pytest.param(["--merchant", "second"], {}, "Only a portfolio", id="merchants"),
+        pytest.param(["--plain-status", "99"], {}, "200<=x<=599", id="plain-status"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense_with_2(
@@ -416,19 +476,22 @@ def test_the_command_refuses_what_makes_no_sense_with_2(
 
 
 def test_the_command_has_a_flag_for_every_option() -> None:
-    """Whatever the simulator can be told, but credentials, has a flag of the same name."""
+    """Whatever the simulator can be told, but credentials and keys, has a flag of the same name."""
     flags = {parameter.name for parameter in sandbox_command.params if isinstance(parameter, click.Option)}
     credentials = {"merchant_id", "key_id", "secret", "portfolio_id"}
-    assert flags - {"host", "port", "no_retry_after"} == set(SandboxOptions.__slots__) - credentials
+    of_keys = {"certificate", "mle_key", "response_mle_certificate", "make_keys"}
+    assert flags - {"host", "port", "no_retry_after"} - of_keys == set(
+        SandboxOptions.__slots__
+    ) - credentials - {"keys"}
 
 
 def test_the_command_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flag reaches the simulator as the option of its name."""
     seen: list[SandboxOptions] = []
 
-    async def serve(options: SandboxOptions, host: str, port: int) -> None:
+    async def serve(options: SandboxOptions, host: str, port: int, throwaway: object) -> None:
         seen.append(options)
-        assert (host, port) == ("localhost", 1234)
+        assert (host, port, throwaway) == ("localhost", 1234, None)
 
     monkeypatch.setattr("batchcancel.cli.sandbox._serve", serve)
     line = (
@@ -436,6 +499,7 @@ def test_the_command_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None
         " --rate-limit 4 --no-retry-after --error-share 0.1 --html-share 0.1 --reset-before-share 0.1"
         " --reset-after-share 0.1 --truncate-share 0.1 --outage 1 2 --clock-offset-s -5 --clock-skew-s 6"
         " --log requests.jsonl --rate-limit-kind bucket --rate-change 7 8"
+        " --merchant second --merchant third --plain-status 401 --plain-status 502"
     )
     names = ("MERCHANT_ID", "KEY_ID", "PORTFOLIO_ID")
     environment: dict[str, str | None] = {f"BATCHCANCEL_{name}": name for name in names}
@@ -466,8 +530,68 @@ def test_the_command_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None
             clock_offset_s=-5,
             clock_skew_s=6,
             log=Path("requests.jsonl"),
+            merchants=("second", "third"),
+            plain_statuses=(401, 502),
         )
     ]
+
+
+def post_encrypted(base_url: str, holder: KeyHolder, **claims: Any) -> str:
+    """Cancel an invoice at a running command, encrypted both ways; return the status that it took."""
+
+    async def send() -> str:
+        async with aiohttp.ClientSession() as session:
+            return str((await send_encrypted(session, base_url, holder, "2675", **claims))[1]["status"])
+
+    return asyncio.run(send())
+
+
+def test_the_command_makes_keys_serves_with_them_and_takes_them_again(
+    open_keys: Callable[[ThrowawayKeys], KeyHolder], tmp_path: Path
+) -> None:
+    """What it prints is what a client needs; the password stays in its file."""
+    files = ThrowawayKeys(folder=tmp_path / "keys")
+    arguments = ["--port", "0", "--require-mle", "--make-keys", str(files.folder)]
+    with running(*arguments, BATCHCANCEL_MERCHANT_ID="made_up") as (process, line):
+        base_url = line.rpartition(" ")[2]
+        holder = open_keys(files)
+        assert holder.signer_id == "made_up"
+        assert post_encrypted(base_url, holder) == "CANCELED"
+        process.terminate()
+        _, instructions = process.communicate(timeout=10)
+    block = instructions.partition("or, to sign with a certificate")[2]
+    variables = dict(line.strip().split("=") for line in block.splitlines() if "=" in line)
+    assert variables == {
+        "BATCHCANCEL_MERCHANT_ID": "made_up",
+        "BATCHCANCEL_AUTH": "p12",
+        "BATCHCANCEL_KEY_ALIAS": "made_up",
+        "BATCHCANCEL_P12_FILE": str(files.signing_p12),
+        "BATCHCANCEL_P12_PASSWORD_FILE": str(files.password_file),
+        "BATCHCANCEL_MLE": "both",
+        "BATCHCANCEL_MLE_CERT_FILE": str(files.encryption_certificate),
+        "BATCHCANCEL_MLE_RESPONSE_KEY_FILE": str(files.response_p12),
+        "BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD_FILE": str(files.password_file),
+    }
+    assert files.password_file.read_text().strip() not in instructions
+    with running(*arguments, BATCHCANCEL_MERCHANT_ID="made_up") as (process, line):
+        assert post_encrypted(line.rpartition(" ")[2], holder) == "CANCELED"
+
+
+def test_the_command_takes_keys_from_files_for_a_portfolio(key_holder: KeyHolder) -> None:
+    """Each file has a flag of its own, and every merchant of the portfolio its invoices."""
+    files = key_holder.files
+    arguments = ["--certificate", files.signing_certificate, "--mle-key", files.encryption_key]
+    arguments += ["--response-mle-certificate", files.response_certificate]
+    settings = {"BATCHCANCEL_PORTFOLIO_ID": key_holder.signer_id}
+    with running("--port", "0", "--merchant", "second", *map(str, arguments), **settings) as (process, line):
+        base_url = line.rpartition(" ")[2]
+        for merchant_id in (SANDBOX_MERCHANT_ID, "second"):
+            claims = {"v-c-merchant-id": merchant_id}
+            assert post_encrypted(base_url, key_holder, **claims) == "CANCELED"
+            assert post_encrypted(base_url, key_holder, **claims) == "BADREQUEST"
+        process.terminate()
+        _, instructions = process.communicate(timeout=10)
+    assert "P12" not in instructions
 
 
 def test_the_help_does_not_load_the_web_server() -> None:
