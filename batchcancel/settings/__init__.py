@@ -21,7 +21,14 @@ from msgspec import Struct
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.conditions import read_count, read_matches
-from batchcancel.settings.credentials import Credentials, Secret, read_credentials
+from batchcancel.settings.credentials import (
+    Credentials,
+    Encryption,
+    P12File,
+    ResponseKeyFile,
+    SharedSecret,
+    read_credentials,
+)
 from batchcancel.settings.options import (
     NOT_FOR_THE_RECORD,
     Auth,
@@ -29,25 +36,32 @@ from batchcancel.settings.options import (
     LogFormat,
     LogLevel,
     ManifestFormat,
+    Mle,
     Options,
     Progress,
     RetryErrors,
 )
+from batchcancel.settings.secret_files import Secret
 from batchcancel.settings.sources import Gathering, is_file
 from batchcancel.settings.target import find_proxy, find_target
 
 __all__ = [
     "Auth",
     "Credentials",
+    "Encryption",
     "Environment",
     "LogFormat",
     "LogLevel",
     "ManifestFormat",
+    "Mle",
     "Options",
+    "P12File",
     "Progress",
+    "ResponseKeyFile",
     "RetryErrors",
     "Secret",
     "Settings",
+    "SharedSecret",
     "load_settings",
 ]
 

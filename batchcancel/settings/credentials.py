@@ -1,11 +1,10 @@
-"""Who signs: credentials, read from the options and from secret files."""
+"""Who signs and how messages are encrypted: read from the options and from secret files."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -13,34 +12,53 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Options
+from batchcancel.settings.options import Auth, Mle, Options
+from batchcancel.settings.secret_files import Secret, check_mode, check_public_mode, read_secret_text
 
 _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-class Secret:
-    """Bytes that never show: not in a repr, a log line or a traceback."""
+class SharedSecret(Struct, frozen=True, kw_only=True):
+    """A shared-secret key, as it was given."""
 
-    __slots__ = ("_value",)
+    key_id: str
+    secret: Secret
 
-    def __init__(self, value: bytes) -> None:
-        self._value = value
 
-    def reveal(self) -> bytes:
-        """Return the bytes; only the code that signs has a reason to."""
-        return self._value
+class P12File(Struct, frozen=True, kw_only=True):
+    """A file with a certificate's private key; opened by ``job``."""
 
-    def __repr__(self) -> str:
-        return "Secret(***)"
+    path: Path
+    password: Secret
+    alias: str
+    """The common name of the certificate that signs."""
+
+
+class ResponseKeyFile(Struct, frozen=True, kw_only=True):
+    """A file with the private key for encrypted replies, PEM or PKCS#12; opened by ``job``."""
+
+    path: Path
+    password: Secret | None
+    key_id: str | None
+    """None if the file's certificate says it."""
+
+
+class Encryption(Struct, frozen=True, kw_only=True):
+    """Message-level encryption: requests always, replies where there is a key for them."""
+
+    certificate_file: Path | None
+    """The service's certificate, PEM; None if it is in the P12 file that signs."""
+    response_key: ResponseKeyFile | None
+    """None if replies come plain."""
 
 
 class Credentials(Struct, frozen=True, kw_only=True):
-    """Who signs, and for whom, as it was given; ``api.Credentials`` are made of it by ``job``."""
+    """Who signs, and for whom, as it was given; what ``api`` signs with is made of it by ``job``."""
 
     merchant_id: str
-    key_id: str
-    secret: Secret
     portfolio_id: str | None = None
+    key: SharedSecret | P12File
+    encryption: Encryption | None = None
 
 
 def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: list[str]) -> Credentials:
@@ -52,54 +70,118 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
         warnings: Where sentences about lax file modes are added.
 
     Raises:
-        SettingsError: Something is missing, malformed, or in a file that others can write.
+        SettingsError: Something is missing, malformed, contradictory, or in a file that others can write.
     """
-    required = {"merchant_id": options.merchant_id, "key_id": options.key_id}
-    missing = ["BATCHCANCEL_" + name.upper() for name, value in required.items() if not value]
-    if not options.shared_secret and not options.shared_secret_file:
-        missing.append("BATCHCANCEL_SHARED_SECRET (or BATCHCANCEL_SHARED_SECRET_FILE)")
-    if missing:
-        raise SettingsError(
-            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
-            "They are made in the Business Center under Payment Configuration, Key Management."
-        )
-    for name in ("merchant_id", "key_id", "portfolio_id"):
+    _check_complete(options)
+    for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
         value = getattr(options, name)
         if value is not None and not _HEADER_TEXT.fullmatch(value):
             raise SettingsError(
                 f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
             )
-    assert options.merchant_id and options.key_id  # noqa: S101, PT018 - checked above
+    assert options.merchant_id  # noqa: S101 - checked above
     return Credentials(
         merchant_id=options.merchant_id,
-        key_id=options.key_id,
-        secret=_read_secret(options, sources, warnings),
         portfolio_id=options.portfolio_id,
+        key=_p12_file(options, sources, warnings)
+        if options.auth is Auth.P12
+        else _shared_secret(options, sources, warnings),
+        encryption=None if options.mle is Mle.OFF else _encryption(options, sources, warnings),
     )
 
 
-def _read_secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> Secret:
-    if options.shared_secret and options.shared_secret_file:
+def _check_complete(options: Options) -> None:
+    required = ["merchant_id"]
+    required += ["p12_file"] if options.auth is Auth.P12 else ["key_id"]
+    missing = ["BATCHCANCEL_" + name.upper() for name in required if not getattr(options, name)]
+    secret = "p12_password" if options.auth is Auth.P12 else "shared_secret"
+    if not getattr(options, secret) and not getattr(options, f"{secret}_file"):
+        variable = "BATCHCANCEL_" + secret.upper()
+        missing.append(f"{variable} (or {variable}_FILE)")
+    if missing:
         raise SettingsError(
-            "Give either the shared secret or the file that holds it, not both: "
-            f"{sources['shared_secret']} and {sources['shared_secret_file']} are set."
+            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
+            "They are made in the Business Center under Payment Configuration, Key Management."
         )
+
+
+def _shared_secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> SharedSecret:
+    assert options.key_id  # noqa: S101 - checked by the caller
+    _refuse_both(options, sources, "shared_secret", "the shared secret")
     if options.shared_secret:
-        return Secret(_decode(options.shared_secret, sources["shared_secret"]))
-    return Secret(_decode(_secret_text(options, warnings), sources["shared_secret_file"]))
+        secret = _decode(options.shared_secret, sources["shared_secret"])
+    else:
+        text = read_secret_text(Path(options.shared_secret_file or ""), warnings, encoding="ascii")
+        secret = _decode(text, sources["shared_secret_file"])
+    return SharedSecret(key_id=options.key_id, secret=Secret(secret))
 
 
-def _secret_text(options: Options, warnings: list[str]) -> str:
-    path = Path(options.shared_secret_file or "")
+def _p12_file(options: Options, sources: Mapping[str, str], warnings: list[str]) -> P12File:
+    assert options.p12_file  # noqa: S101 - checked by the caller
+    path = Path(options.p12_file)
     warnings += check_mode(path)
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError as exc:
-        reason = exc.strerror
-    except UnicodeDecodeError:
-        reason = "it is not ASCII text"
-    # Raised out here, because the decoder's error holds what it could not decode.
-    raise SettingsError(f"The secret file {path} can't be read: {reason}.")
+    password = _password(options, sources, warnings, "p12_password")
+    assert password  # noqa: S101 - likewise
+    return P12File(
+        path=path,
+        password=password,
+        alias=options.key_alias or options.portfolio_id or options.merchant_id or "",
+    )
+
+
+def _encryption(options: Options, sources: Mapping[str, str], warnings: list[str]) -> Encryption:
+    if options.auth is Auth.HTTP_SIGNATURE:
+        raise SettingsError(
+            f"{sources['mle']}: message-level encryption does not go with HTTP Signature; "
+            "set BATCHCANCEL_AUTH to jwt or p12, or BATCHCANCEL_MLE to off."
+        )
+    if options.mle_cert_file:
+        check_public_mode(Path(options.mle_cert_file))
+    elif options.auth is Auth.JWT:
+        raise SettingsError(
+            f"{sources['mle']}: with a shared secret, the certificate that requests are encrypted for has to "
+            "be named: set BATCHCANCEL_MLE_CERT_FILE."
+        )
+    return Encryption(
+        certificate_file=Path(options.mle_cert_file) if options.mle_cert_file else None,
+        response_key=_response_key(options, sources, warnings) if options.mle is Mle.BOTH else None,
+    )
+
+
+def _response_key(options: Options, sources: Mapping[str, str], warnings: list[str]) -> ResponseKeyFile:
+    if not options.mle_response_key_file:
+        raise SettingsError(
+            f"{sources['mle']}: for encrypted replies a private key is needed: set "
+            "BATCHCANCEL_MLE_RESPONSE_KEY_FILE, or BATCHCANCEL_MLE to request."
+        )
+    path = Path(options.mle_response_key_file)
+    warnings += check_mode(path)
+    return ResponseKeyFile(
+        path=path,
+        password=_password(options, sources, warnings, "mle_response_key_password"),
+        key_id=options.mle_response_key_id,
+    )
+
+
+def _password(options: Options, sources: Mapping[str, str], warnings: list[str], name: str) -> Secret | None:
+    """Read a password from an option or its file; None if neither is given."""
+    _refuse_both(options, sources, name, "the password")
+    text: str | None = getattr(options, name)
+    file: str | None = getattr(options, f"{name}_file")
+    if file:
+        # An editor ends the line; any other white space may be the password's own.
+        text = read_secret_text(Path(file), warnings, encoding="utf-8").removesuffix("\n")
+        if not text:
+            raise SettingsError(f"The secret file {file} is empty.")
+    return Secret(text.encode()) if text else None
+
+
+def _refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:
+    if getattr(options, name) and getattr(options, f"{name}_file"):
+        raise SettingsError(
+            f"Give either {what} or the file that holds it, not both: "
+            f"{sources[name]} and {sources[f'{name}_file']} are set."
+        )
 
 
 def _decode(text: str, source: str) -> bytes:
@@ -113,18 +195,3 @@ def _decode(text: str, source: str) -> bytes:
             "without quotes and with its = at the end."
         )
     return secret
-
-
-def check_mode(path: Path) -> list[str]:
-    """Refuse a secret's file that others can write; return a warning if they can read it."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as exc:
-        raise SettingsError(f"The secret file {path} can't be read: {exc.strerror}.") from None
-    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
-        raise SettingsError(f"The secret file {path} is no file.")
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsError(f"{path} can be written by others, so its secret can't be trusted: chmod 600 it.")
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        return [f"{path} holds a secret and can be read by others: chmod 600 it."]
-    return []

@@ -21,7 +21,16 @@ class Auth(StrEnum):
     """How requests are signed."""
 
     JWT = "jwt"
+    P12 = "p12"
     HTTP_SIGNATURE = "http_signature"
+
+
+class Mle(StrEnum):
+    """Which messages are encrypted besides TLS."""
+
+    OFF = "off"
+    REQUEST = "request"
+    BOTH = "both"
 
 
 class ManifestFormat(StrEnum):
@@ -173,6 +182,24 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shared_secret: Annotated[str | None, _key("the shared secret, base64")] = None
     shared_secret_file: Annotated[str | None, _key("a file that holds the shared secret")] = None
     portfolio_id: Annotated[str | None, _key("the portfolio that signs with a meta key")] = None
+    p12_file: Annotated[str | None, _key("a PKCS#12 file with the certificate that signs")] = None
+    p12_password: Annotated[str | None, _key("the password of that file")] = None
+    p12_password_file: Annotated[str | None, _key("a file that holds the password")] = None
+    key_alias: Annotated[
+        str | None, _key("the certificate's common name (default: the portfolio, else the merchant)")
+    ] = None
+    mle: Annotated[Mle, _key("message-level encryption")] = Mle.OFF
+    mle_cert_file: Annotated[
+        str | None, _key("the service's certificate for requests, PEM (default: in the PKCS#12 file)")
+    ] = None
+    mle_response_key_file: Annotated[
+        str | None, _key("the private key for encrypted replies, PEM or PKCS#12")
+    ] = None
+    mle_response_key_password: Annotated[str | None, _key("the password of that file")] = None
+    mle_response_key_password_file: Annotated[str | None, _key("a file that holds the password")] = None
+    mle_response_key_id: Annotated[
+        str | None, _key("that key's id (default: in the PKCS#12 file's certificate)")
+    ] = None
     ca_file: Annotated[str | None, _key("private root certificates, PEM")] = None
     proxy: Annotated[str | None, _key("proxy URL")] = None
 
@@ -193,7 +220,16 @@ LISTS: Final = frozenset({"keep", "match"})
 """Options that take several texts; in the environment commas stand between them."""
 PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
 """Options in percent; the sign may be written or left out."""
-NOT_FOR_THE_RECORD: Final = frozenset({"shared_secret", "shared_secret_file", "proxy"})
+SECRETS: Final = frozenset({"shared_secret", "p12_password", "mle_response_key_password"})
+"""Options that are secret; each has a twin ``_file`` that names a file with the secret."""
+FILES: Final = frozenset(
+    {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude"}
+    | {f"{name}_file" for name in SECRETS}
+)
+"""Options that name a file to read; in the configuration file, relative to it."""
+NOT_FOR_THE_RECORD: Final = frozenset(
+    {"proxy", "p12_file", "mle_response_key_file"} | SECRETS | {f"{name}_file" for name in SECRETS}
+)
 """Options that no record shows."""
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.credentials import check_mode
-from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, PERCENTAGES, allowed
+from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS, allowed
+from batchcancel.settings.secret_files import check_mode
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
 CONFIG_NAME: Final = "batchcancel.toml"
@@ -94,10 +94,10 @@ class Gathering:
         for name, value in table.items():
             if name in FLAG_ONLY:
                 raise SettingsError(f"{where}: {name!r} is not accepted, say --{name} on the command line.")
-            if name in {"shared_secret_file", "ca_file", "exclude"} and isinstance(value, str):
+            if name in FILES and isinstance(value, str):
                 value = str(path.parent / value)  # noqa: PLW2901 - paths in a file are relative to it
             self.put(name, value, f"{where}: {name}")
-        if "shared_secret" in table:
+        if SECRETS & table.keys():
             self.warnings += check_mode(path)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from batchcancel.model import Outcome, Reason
-from batchcancel.settings import Environment, Options, Settings, load_settings
+from batchcancel.settings import Environment, Options, Settings, SharedSecret, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,14 @@ _BY_PREFIX: Final[dict[str, Answer]] = {
 }
 _DAMAGED: Final = frozenset({"1.23E+15", "12345.0", "", "INV 77", "INV 78", "../2675", "=2675", "null"})
 _OPEN: Final = frozenset({"FORBIDDEN-8201", "UNKNOWNSTATUS-8301"})
-_CONFIG_SECRETS: Final = ("secrets/test-shared-secret", "secrets/production-shared-secret")
+_CONFIG_FILES: Final = (
+    "secrets/test-shared-secret",
+    "secrets/production-shared-secret",
+    "private-roots.pem",
+    "CyberSource_SJC_US.pem",
+    "secrets/response-key.pem",
+    "secrets/response-key-password",
+)
 
 
 def _prefix_of(invoice_id: str) -> str | None:
@@ -166,7 +173,7 @@ def _configured(folder: Path, text: str, profile: str | None) -> Settings:
     """Load a configuration, with files in place for what it names."""
     config = folder / "batchcancel.toml"
     config.write_text(text, encoding="utf-8")
-    for name in (*_CONFIG_SECRETS, "private-roots.pem"):
+    for name in _CONFIG_FILES:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("bm90IGEgc2VjcmV0", encoding="ascii")
@@ -199,7 +206,8 @@ def test_sample_configuration_loads(
     assert settings.warnings == ()
     assert "shared_secret" not in settings.sources
     assert settings.credentials is not None
-    assert settings.credentials.secret.reveal() == b"not a secret"
+    assert isinstance(settings.credentials.key, SharedSecret)
+    assert settings.credentials.key.secret.reveal() == b"not a secret"
 
 
 def test_sample_configuration_shows_every_option(samples: Path, tmp_path: Path) -> None:
@@ -207,4 +215,9 @@ def test_sample_configuration_shows_every_option(samples: Path, tmp_path: Path) 
     text = (samples / "batchcancel.toml").read_text(encoding="utf-8")
     switched_on = re.sub(r"(?m)^# (?=[a-z_]+ = )", "", text)
     sources = _configured(tmp_path, switched_on, "nightly").sources
-    assert set(Options.__struct_fields__) - set(sources) == {"yes", "shared_secret"}
+    assert set(Options.__struct_fields__) - set(sources) == {
+        "yes",
+        "shared_secret",
+        "p12_password",
+        "mle_response_key_password",
+    }

@@ -620,6 +620,7 @@ def test_every_default_is_the_documented_one() -> None:
         "log_format": "console",
         "log_level": "warning",
         "auth": "jwt",
+        "mle": "off",
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings import Credentials, Settings, load_settings
+from batchcancel.settings import Credentials, Settings, SharedSecret, load_settings
 
 SECRET = base64.b64encode(b"correct horse battery staple").decode()
 IDS = {"BATCHCANCEL_MERCHANT_ID": "merchant", "BATCHCANCEL_KEY_ID": "key"}
@@ -58,18 +58,26 @@ def credentials_of(settings: Settings) -> Credentials:
     return settings.credentials
 
 
+def secret_of(settings: Settings) -> bytes:
+    """Return the decoded shared secret, which has to be there."""
+    key = credentials_of(settings).key
+    assert isinstance(key, SharedSecret)
+    return key.secret.reveal()
+
+
 def test_the_secret_is_decoded() -> None:
     """The secret's text is base64; white space round it, such as a file's newline, is nothing."""
     for text in (SECRET, f"  {SECRET}\n", f"{SECRET[:10]}\n{SECRET[10:]}"):
-        assert credentials_of(load(BATCHCANCEL_SHARED_SECRET=text)).secret.reveal() == (
-            b"correct horse battery staple"
-        )
+        settings = load(BATCHCANCEL_SHARED_SECRET=text)
+        assert secret_of(settings) == b"correct horse battery staple"
 
 
 def test_the_ids_are_taken_over() -> None:
     """A portfolio signs only where one is named."""
     given = credentials_of(load(BATCHCANCEL_SHARED_SECRET=SECRET, BATCHCANCEL_PORTFOLIO_ID="portfolio"))
-    assert (given.merchant_id, given.key_id, given.portfolio_id) == ("merchant", "key", "portfolio")
+    assert (given.merchant_id, given.portfolio_id) == ("merchant", "portfolio")
+    assert isinstance(given.key, SharedSecret)
+    assert given.key.key_id == "key"
     assert credentials_of(load(BATCHCANCEL_SHARED_SECRET=SECRET)).portfolio_id is None
 
 
@@ -163,7 +171,7 @@ def test_the_secret_is_read_from_its_file() -> None:
     """A file with the secret and a newline, as tools write it."""
     write("key", SECRET + "\n")
     settings = load(BATCHCANCEL_SHARED_SECRET_FILE="key")
-    assert credentials_of(settings).secret.reveal() == b"correct horse battery staple"
+    assert secret_of(settings) == b"correct horse battery staple"
     assert settings.warnings == ()
 
 
@@ -173,7 +181,7 @@ def test_the_secret_s_file_is_relative_to_the_configuration_file() -> None:
     write("etc/key", SECRET)
     write("etc/some.toml", "shared_secret_file = 'key'\n", 0o644)
     settings = load(BATCHCANCEL_CONFIG="etc/some.toml")
-    assert credentials_of(settings).secret.reveal() == b"correct horse battery staple"
+    assert secret_of(settings) == b"correct horse battery staple"
     assert settings.warnings == ()
 
 
@@ -220,7 +228,7 @@ def test_the_secret_may_come_through_a_pipe() -> None:
         settings = load(BATCHCANCEL_SHARED_SECRET_FILE=f"/dev/fd/{reader}")
     finally:
         os.close(reader)
-    assert credentials_of(settings).secret.reveal() == b"correct horse battery staple"
+    assert secret_of(settings) == b"correct horse battery staple"
 
 
 def test_a_secret_s_file_that_can_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,12 +269,14 @@ def test_no_secret_shows_in_any_text_of_the_settings() -> None:
     settings = load(BATCHCANCEL_SHARED_SECRET=SECRET, BATCHCANCEL_PROXY="http://user:hunter2@proxy")
     assert settings.proxy == "http://user:hunter2@proxy"
     given = credentials_of(settings)
+    assert isinstance(given.key, SharedSecret)
     shown = StringIO()
     for part in (
         settings,
         settings.options,
         given,
-        given.secret,
+        given.key,
+        given.key.secret,
         settings.sources,
         settings.for_the_record(),
     ):
@@ -298,4 +308,4 @@ def test_http_signature_works_and_warns_once() -> None:
 
 def test_an_unknown_way_to_sign_is_refused() -> None:
     """The choices are listed."""
-    assert refusal(BATCHCANCEL_AUTH="oauth") == "BATCHCANCEL_AUTH takes jwt or http_signature."
+    assert refusal(BATCHCANCEL_AUTH="oauth") == "BATCHCANCEL_AUTH takes jwt, p12 or http_signature."
