@@ -5,8 +5,10 @@ Everything here is frozen and knows nothing of HTTP, files or asyncio.
 
 from batchcancel.model.events import (
     ClockSet,
+    DecryptionFailed,
     Event,
     GroupCommitted,
+    KeyFileChanged,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -41,9 +43,11 @@ from batchcancel.model.words import (
 
 __all__ = [
     "ClockSet",
+    "DecryptionFailed",
     "Event",
     "GroupCommitted",
     "Invoice",
+    "KeyFileChanged",
     "ManifestRow",
     "MatchField",
     "Outcome",

@@ -82,6 +82,21 @@ class StopRequested(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class KeyFileChanged(Struct, frozen=True, kw_only=True):
+    """A file of keys is another one than when it was read last."""
+
+    path: str
+    problem: str | None
+    """Why the new file can't be used, so that the old keys stay in force; None if the new ones are."""
+
+
+class DecryptionFailed(Struct, frozen=True, kw_only=True):
+    """A reply came encrypted and can't be read; told once a client, for the cause is rarely one reply's."""
+
+    has_key: bool
+    """Whether there is a key to decrypt with; without one, no encrypted reply was asked for."""
+
+
 Event = (
     RequestFinished
     | RetryScheduled
@@ -91,4 +106,6 @@ Event = (
     | ClockSet
     | GroupCommitted
     | StopRequested
+    | KeyFileChanged
+    | DecryptionFailed
 )

@@ -12,8 +12,10 @@ import structlog
 
 from batchcancel.model import (
     ClockSet,
+    DecryptionFailed,
     Event,
     GroupCommitted,
+    KeyFileChanged,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -123,18 +125,8 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
                 invoice_id=event.invoice_id,
                 wait_s=round(event.wait_s, 2),
             )
-        case PauseStarted():
-            level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
-            log.log(
-                level,
-                "pause.started",
-                cause=event.cause.value,
-                wait_s=event.wait_s,
-                last_failure=event.last_failure,
-            )
-        case PauseEnded():
-            level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
-            log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))
+        case PauseStarted() | PauseEnded():
+            _write_pause(log, event)
         case RateChanged():
             log.info("rate.changed", rate=round(event.rate, 1))
         case ClockSet():
@@ -148,3 +140,27 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
             )
         case StopRequested():
             log.info("stop.requested", why=event.why)
+        case KeyFileChanged():
+            level = logging.INFO if event.problem is None else logging.WARNING
+            log.log(level, "key_file.changed", path=event.path, problem=event.problem)
+        case DecryptionFailed():
+            log.warning(
+                "decryption.failed",
+                has_key=event.has_key,
+                hint="encrypted replies can't be read; their invoices are looked up",
+            )
+
+
+def _write_pause(log: Any, event: PauseStarted | PauseEnded) -> None:  # noqa: ANN401 - as above
+    level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
+    match event:
+        case PauseStarted():
+            log.log(
+                level,
+                "pause.started",
+                cause=event.cause.value,
+                wait_s=event.wait_s,
+                last_failure=event.last_failure,
+            )
+        case PauseEnded():
+            log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))

@@ -20,8 +20,10 @@ import pytest
 
 from batchcancel.model import (
     ClockSet,
+    DecryptionFailed,
     Event,
     GroupCommitted,
+    KeyFileChanged,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -144,6 +146,23 @@ LINES: list[tuple[Event, dict[str, object]]] = [
         {"event": "group.committed", "level": "debug", "results": 2, "size_bytes": 512, "sync_ms": 1.2},
     ),
     (STOP, {"event": "stop.requested", "level": "info", "why": "SIGTERM"}),
+    (
+        KeyFileChanged(path="key.p12", problem=None),
+        {"event": "key_file.changed", "level": "info", "path": "key.p12", "problem": None},
+    ),
+    (
+        KeyFileChanged(path="key.p12", problem="It is empty."),
+        {"event": "key_file.changed", "level": "warning", "path": "key.p12", "problem": "It is empty."},
+    ),
+    (
+        DecryptionFailed(has_key=True),
+        {
+            "event": "decryption.failed",
+            "level": "warning",
+            "has_key": True,
+            "hint": "encrypted replies can't be read; their invoices are looked up",
+        },
+    ),
 ]
 IDS = [" ".join(str(fields[key]) for key in ("event", "cause") if key in fields) for _, fields in LINES]
 LEVELS = ["debug", "info", "warning", "error"]
