@@ -1,4 +1,4 @@
-"""Request signatures: JSON Web Token (version 2, shared secret) and the legacy HTTP Signature.
+"""Request signatures: JSON Web Token (version 2) and the legacy HTTP Signature.
 
 Both follow what the official SDK puts on the wire; the tests compare them byte for byte.
 """
@@ -11,7 +11,7 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -21,14 +21,11 @@ _TOKEN_LIFE_S: Final = 120
 _PORT: Final = re.compile(r":\d+$")
 
 
-class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """A shared-secret key and whom it acts for. The secret never shows in a representation."""
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """For whom requests are made, and who answers for them."""
 
     merchant_id: str
     """The merchant whose invoices are asked for."""
-    key_id: str
-    secret: bytes
-    """The shared secret, already base64-decoded."""
     portfolio_id: str | None = None
     """The portfolio that owns a meta key; None if the merchant's own key signs."""
 
@@ -37,20 +34,58 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         """Whoever owns the key: the portfolio, otherwise the merchant."""
         return self.portfolio_id or self.merchant_id
 
+
+class SharedSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """A shared-secret key. The secret never shows in a representation."""
+
+    key_id: str
+    secret: bytes
+    """Already base64-decoded."""
+    algorithm: ClassVar[str] = "HS256"
+    is_slow: ClassVar[bool] = False
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the HMAC with SHA-256."""
+        return hmac.digest(self.secret, data, "sha256")
+
     def __repr__(self) -> str:
-        return f"Credentials({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+        return f"SharedSecret(key_id={self.key_id!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return what a representation may show; rich's tracebacks ask here, not in ``__repr__``."""
-        return [
-            ("merchant_id", self.merchant_id),
-            ("key_id", self.key_id),
-            ("portfolio_id", self.portfolio_id),
-        ]
+        return [("key_id", self.key_id)]
+
+
+class JwtKey(Protocol):
+    """A key that signs tokens: a shared secret, or that of a certificate."""
+
+    @property
+    def key_id(self) -> str:
+        """What the service knows the key by: the token's ``kid``."""
+        ...
+
+    @property
+    def algorithm(self) -> str:
+        """The token's ``alg``."""
+        ...
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a signature takes so long that it belongs in a thread."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature's bytes."""
+        ...
 
 
 class Signer(Protocol):
     """Whatever can sign a request."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether ``headers`` takes so long that it is called in a thread, off the event loop."""
+        ...
 
     def headers(
         self, *, method: str, target: str, host: str, body: bytes | None, now: float
@@ -68,37 +103,43 @@ class Signer(Protocol):
 
 
 class JwtSigner:
-    """Sign with a JSON Web Token, version 2, HS256: one token a request, never reused.
+    """Sign with a JSON Web Token, version 2: one token a request, never reused.
 
     Args:
-        credentials: The key.
-        response_mle_kid: Id of a response-encryption key, to ask for encrypted replies; None asks
-            for plain ones.
+        identity: For whom.
+        key: Gives the key of the moment; its file may have changed since the last request.
+        response_key_id: Gives the id of a response-encryption key, to ask for encrypted replies; None
+            asks for plain ones.
         new_jti: Makes the token's unique id; the service refuses one that it has seen.
     """
 
     def __init__(
         self,
-        credentials: Credentials,
+        identity: Identity,
         *,
-        response_mle_kid: str | None = None,
+        key: Callable[[], JwtKey],
+        response_key_id: Callable[[], str] | None = None,
         new_jti: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
-        self._secret = credentials.secret
+        self._key = key
+        self._response_key_id = response_key_id
         self._new_jti = new_jti
-        self._header = _base64url(_compact({"alg": "HS256", "kid": credentials.key_id, "typ": "JWT"}))
         self._constant_claims: dict[str, str | int] = {
-            "iss": credentials.signing_id,
+            "iss": identity.signing_id,
             "v-c-jwt-version": "2",
-            "v-c-merchant-id": credentials.merchant_id,
+            "v-c-merchant-id": identity.merchant_id,
         }
-        if response_mle_kid is not None:
-            self._constant_claims["v-c-response-mle-kid"] = response_mle_kid
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the key's signatures belong in a thread."""
+        return self._key().is_slow
 
     def headers(
         self, *, method: str, target: str, host: str, body: bytes | None, now: float
     ) -> dict[str, str]:
         """Return ``Authorization`` with a fresh token; see ``Signer``."""
+        key = self._key()
         issued_at = int(now)
         claims = self._constant_claims | {
             "exp": issued_at + _TOKEN_LIFE_S,
@@ -110,38 +151,44 @@ class JwtSigner:
         }
         if body is not None:
             claims |= {"digest": _digest(body), "digestAlgorithm": "SHA-256"}
-        signed = self._header + b"." + _base64url(_compact(claims))
-        signature = _base64url(hmac.digest(self._secret, signed, "sha256"))
-        return {"Authorization": f"Bearer {(signed + b'.' + signature).decode('ascii')}"}
+        if self._response_key_id is not None:
+            claims["v-c-response-mle-kid"] = self._response_key_id()
+        header = _compact({"alg": key.algorithm, "kid": key.key_id, "typ": "JWT"})
+        signed = _base64url(header) + b"." + _base64url(_compact(claims))
+        token = signed + b"." + _base64url(key.sign(signed))
+        return {"Authorization": f"Bearer {token.decode('ascii')}"}
 
 
 class HttpSignatureSigner:
     """Sign with the legacy HTTP Signature, HMAC-SHA256.
 
     Args:
-        credentials: The key.
+        identity: For whom.
+        key: The shared secret; certificates can't sign this way.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+    is_slow: Final = False
+
+    def __init__(self, identity: Identity, *, key: SharedSecret) -> None:
+        self._identity = identity
+        self._key = key
 
     def headers(
         self, *, method: str, target: str, host: str, body: bytes | None, now: float
     ) -> dict[str, str]:
         """Return ``Date``, ``Digest`` if there is a body, merchant and ``Signature``; see ``Signer``."""
-        credentials = self._credentials
         date = formatdate(int(now), usegmt=True)
         signed = {"host": host, "date": date, "request-target": f"{method.lower()} {target}"}
         sent = {"Date": date}
         if body is not None:
             signed["digest"] = sent["Digest"] = f"SHA-256={_digest(body)}"
         # With a meta key the portfolio is signed while the transacting merchant is sent.
-        signed["v-c-merchant-id"] = credentials.signing_id
-        sent["v-c-merchant-id"] = credentials.merchant_id
+        signed["v-c-merchant-id"] = self._identity.signing_id
+        sent["v-c-merchant-id"] = self._identity.merchant_id
         lines = "\n".join(f"{name}: {value}" for name, value in signed.items())
-        signature = b64encode(hmac.digest(credentials.secret, lines.encode(), "sha256")).decode("ascii")
+        signature = b64encode(self._key.sign(lines.encode())).decode("ascii")
         sent["Signature"] = (
-            f'keyid="{credentials.key_id}", algorithm="HmacSHA256", '
+            f'keyid="{self._key.key_id}", algorithm="HmacSHA256", '
             f'headers="{" ".join(signed)}", signature="{signature}"'
         )
         return sent

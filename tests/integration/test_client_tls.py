@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
-from batchcancel.api.signing import Credentials, HttpSignatureSigner
+from batchcancel.api.signing import HttpSignatureSigner, Identity, SharedSecret
 from batchcancel.errors import HostUntrustedError, NotSentError, ReplyLostError
 from batchcancel.model import Event, Reply, RequestFinished, RequestKind
 
@@ -193,7 +193,7 @@ def _client(base_url: str, events: list[Event] | None = None, **options: Any) ->
     told: list[Event] = [] if events is None else events
     return Client(
         base_url=base_url,
-        signer=HttpSignatureSigner(Credentials(merchant_id="m", key_id="k", secret=b"s" * 32)),
+        signer=HttpSignatureSigner(Identity(merchant_id="m"), key=SharedSecret(key_id="k", secret=b"s" * 32)),
         clock=ServiceClock(lambda: 0.0),
         concurrency=2,
         on_event=told.append,

@@ -17,7 +17,7 @@ import pytest
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
-from batchcancel.api.signing import Credentials, JwtSigner
+from batchcancel.api.signing import Identity, JwtSigner, SharedSecret
 from batchcancel.errors import ReplyLostError
 from batchcancel.model import Invoice, RequestKind
 
@@ -56,7 +56,7 @@ async def _serve(handler: Handler) -> AsyncIterator[str]:
 def _client(base_url: str, **options: Any) -> Client:
     return Client(
         base_url=base_url,
-        signer=JwtSigner(Credentials(merchant_id="m", key_id="k", secret=b"s" * 32)),
+        signer=JwtSigner(Identity(merchant_id="m"), key=lambda: SharedSecret(key_id="k", secret=b"s" * 32)),
         clock=ServiceClock(lambda: 0.0),
         concurrency=2,
         on_event=lambda _: None,

@@ -1,13 +1,26 @@
-"""A clock that costs no time: an event loop whose sleeps are jumps."""
+"""A clock that costs no time, an event loop whose sleeps are jumps; and throwaway certificates."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
+from cryptography.x509.oid import NameOID
 
 T = TypeVar("T")
 
@@ -46,3 +59,54 @@ def in_virtual_time() -> Callable[[Coroutine[Any, Any, T]], T]:
             return runner.run(work)
 
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMaker:
+    """Makes certificates and P12 files from two key pairs, which take a while to find."""
+
+    key: rsa.RSAPrivateKey
+    other_key: rsa.RSAPrivateKey
+
+    def certificate(
+        self,
+        name: str,
+        serial: str | None,
+        *,
+        key: Any = None,
+        days: float = 1000,
+    ) -> x509.Certificate:
+        """Make a certificate of ``key``, or of another pair, that is valid for so many days from now."""
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if serial is not None:
+            attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, serial))
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(attributes))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway CA")]))
+            .public_key((key or self.key).public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=2000))
+            .not_valid_after(now + timedelta(days=days))
+            .sign(self.other_key, SHA256())
+        )
+
+    def p12(self, *certificates: x509.Certificate, key: Any = None, password: bytes = b"pass word") -> bytes:
+        """Make a P12 file of ``key``, or of another pair, with its own certificate if that is given."""
+        key = key or self.key
+        own = next((one for one in certificates if one.public_key() == key.public_key()), None)
+        return pkcs12.serialize_key_and_certificates(
+            None, key, own, [one for one in certificates if one is not own], BestAvailableEncryption(password)
+        )
+
+    def pem(self, *, password: bytes | None = None) -> bytes:
+        """Make a PEM file of ``key``."""
+        encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+@pytest.fixture(scope="session")
+def keys() -> KeyMaker:
+    """Give one key maker to all tests."""
+    return KeyMaker(*(rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)))

@@ -11,23 +11,35 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from batchcancel.api.signing import Credentials, HttpSignatureSigner, JwtSigner
+from batchcancel.api.signing import HttpSignatureSigner, Identity, JwtSigner, SharedSecret
 
 _VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "auth_vectors.json").read_bytes())
 _SECRET = b"0123456789abcdef0123456789abcdef"
-_CREDENTIALS = Credentials(merchant_id="merchant", key_id="key", secret=_SECRET)
+_IDENTITY = Identity(merchant_id="merchant")
+_KEY = SharedSecret(key_id="key", secret=_SECRET)
 
 
 def _vectors(kind: str) -> list[Any]:
     return [pytest.param(vector, id=vector["name"]) for vector in _VECTORS[kind]]
 
 
-def _credentials(config: dict[str, Any]) -> Credentials:
-    return Credentials(
-        merchant_id=config["merchantid"],
-        key_id=config["merchant_keyid"],
-        secret=base64.b64decode(config["merchant_secretkey"]),
-        portfolio_id=config.get("portfolio_id"),
+def _identity(config: dict[str, Any]) -> Identity:
+    return Identity(merchant_id=config["merchantid"], portfolio_id=config.get("portfolio_id"))
+
+
+def _key(config: dict[str, Any]) -> SharedSecret:
+    return SharedSecret(
+        key_id=config["merchant_keyid"], secret=base64.b64decode(config["merchant_secretkey"])
+    )
+
+
+def _jwt_signer(config: dict[str, Any], **options: Any) -> JwtSigner:
+    response_key_id = config.get("responseMleKID")
+    return JwtSigner(
+        _identity(config),
+        key=lambda: _key(config),
+        response_key_id=None if response_key_id is None else lambda: response_key_id,
+        **options,
     )
 
 
@@ -45,11 +57,7 @@ def _request(inputs: dict[str, Any]) -> dict[str, Any]:
 def test_token_equals_the_official_sdks(vector: dict[str, Any]) -> None:
     """Header, claims and signature are the same bytes."""
     inputs = vector["inputs"]
-    signer = JwtSigner(
-        _credentials(inputs["config"]),
-        response_mle_kid=inputs["config"].get("responseMleKID"),
-        new_jti=lambda: inputs["uuid4"],
-    )
+    signer = _jwt_signer(inputs["config"], new_jti=lambda: inputs["uuid4"])
     assert signer.headers(**_request(inputs)) == {"Authorization": vector["expected"]["authorization_header"]}
 
 
@@ -57,10 +65,9 @@ def test_token_equals_the_official_sdks(vector: dict[str, Any]) -> None:
 def test_token_is_accepted_by_an_independent_library(vector: dict[str, Any]) -> None:
     """A JOSE library verifies the signature and reads the documented claims."""
     inputs = vector["inputs"]
-    credentials = _credentials(inputs["config"])
-    signer = JwtSigner(credentials, response_mle_kid=inputs["config"].get("responseMleKID"))
-    bearer = signer.headers(**_request(inputs))["Authorization"]
-    token = jwt.decode(bearer.removeprefix("Bearer "), OctKey.import_key(credentials.secret))
+    bearer = _jwt_signer(inputs["config"]).headers(**_request(inputs))["Authorization"]
+    key = OctKey.import_key(_key(inputs["config"]).secret)
+    token = jwt.decode(bearer.removeprefix("Bearer "), key)
     assert token.header == vector["expected"]["header"]
     assert token.claims | {"jti": inputs["uuid4"]} == vector["expected"]["claims"]
 
@@ -69,9 +76,9 @@ def test_token_is_accepted_by_an_independent_library(vector: dict[str, Any]) -> 
 def test_http_signature_equals_the_official_sdks(vector: dict[str, Any]) -> None:
     """Every header that the SDK signs or signs with is the same text."""
     expected = vector["expected"]
-    headers = HttpSignatureSigner(_credentials(vector["inputs"]["config"])).headers(
-        **_request(vector["inputs"])
-    )
+    config = vector["inputs"]["config"]
+    signer = HttpSignatureSigner(_identity(config), key=_key(config))
+    headers = signer.headers(**_request(vector["inputs"]))
     assert headers.pop("Signature") == expected["signature_header"]
     assert headers.pop("Date") == expected["date"]
     assert headers.pop("Digest", None) == expected.get("digest")
@@ -80,7 +87,7 @@ def test_http_signature_equals_the_official_sdks(vector: dict[str, Any]) -> None
 
 def test_each_token_has_its_own_id() -> None:
     """The service refuses a jti that it has seen."""
-    signer = JwtSigner(_CREDENTIALS)
+    signer = JwtSigner(_IDENTITY, key=lambda: _KEY)
     key = OctKey.import_key(_SECRET)
     ids = set()
     for _ in range(50):
@@ -100,14 +107,16 @@ def test_each_token_has_its_own_id() -> None:
 )
 def test_token_names_the_host_without_its_port(host: str, claim: str) -> None:
     """request-host has no port; the HTTP Signature's host line is the Host header as sent."""
-    bearer = JwtSigner(_CREDENTIALS).headers(method="GET", target="/x", host=host, body=None, now=0)
+    bearer = JwtSigner(_IDENTITY, key=lambda: _KEY).headers(
+        method="GET", target="/x", host=host, body=None, now=0
+    )
     token = jwt.decode(bearer["Authorization"].removeprefix("Bearer "), OctKey.import_key(_SECRET))
     assert token.claims["request-host"] == claim
 
 
 def test_http_signature_covers_host_and_port() -> None:
     """Another port is another signature."""
-    signer = HttpSignatureSigner(_CREDENTIALS)
+    signer = HttpSignatureSigner(_IDENTITY, key=_KEY)
     signatures = {
         signer.headers(method="GET", target="/x", host=host, body=None, now=0)["Signature"]
         for host in ("h", "h:1", "h:2")
@@ -115,9 +124,10 @@ def test_http_signature_covers_host_and_port() -> None:
     assert len(signatures) == 3
 
 
-def test_credentials_never_show_the_secret() -> None:
+def test_a_key_never_shows_the_secret() -> None:
     """Neither the two representations nor rich's one hold the secret."""
-    shown = f"{_CREDENTIALS!r} {_CREDENTIALS} {_CREDENTIALS.__rich_repr__()} {JwtSigner(_CREDENTIALS)!r}"
-    assert "merchant" in shown
+    signers = (JwtSigner(_IDENTITY, key=lambda: _KEY), HttpSignatureSigner(_IDENTITY, key=_KEY))
+    shown = f"{_KEY!r} {_KEY} {_KEY.__rich_repr__()} {signers!r}"
+    assert "key_id='key'" in shown
     assert _SECRET.decode() not in shown
-    assert "secret" not in shown
+    assert "secret=" not in shown
