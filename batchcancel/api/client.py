@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from aiohttp import (
     ClientError,
@@ -25,13 +28,19 @@ from yarl import URL
 
 from batchcancel.api.clock import ServiceClock
 from batchcancel.api.connector import Connector, tls_context
+from batchcancel.api.envelope import encrypted_reply
+from batchcancel.api.keys import KeyFiles
 from batchcancel.api.reply import parse_http_date, parse_reply
+from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
 from batchcancel.errors import ReplyLostError
-from batchcancel.model import ClockSet, Event, Reply, RequestFinished, RequestKind
+from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind
 
-_INVOICES: Final = "/invoicing/v2/invoices"
-_CANCEL_BODY: Final = b"{}"
+if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none of them
+    from batchcancel.api.encryption import MessageEncryption
+
+T = TypeVar("T")
+
 _MAX_BODY_BYTES: Final = 1 << 20
 _UNAUTHORIZED: Final = 401
 
@@ -53,6 +62,9 @@ class Client:
     Args:
         base_url: Scheme, host and port of the service, such as ``https://api.visaacceptance.com``.
         signer: Signs each request when it leaves.
+        encryption: Encrypts requests, and decrypts replies; None sends plain ones. A reply that comes
+            encrypted and can't be decrypted counts as one whose body did not come whole.
+        key_files: Files that are looked after while requests leave.
         clock: The service's clock; probes and 401s set it.
         concurrency: Most connections at once, 1 or more. Whoever sends more at once waits, and that
             wait counts towards ``connect_timeout_s``.
@@ -60,7 +72,7 @@ class Client:
         connect_timeout_s: DNS, connect, proxy and TLS handshake together, in seconds.
         ca_file: PEM file of private roots, trusted besides the default ones; None for those only.
         proxy: URL of an HTTP proxy; None connects directly.
-        on_event: Told of each finished request, and when the clock was set.
+        on_event: Told of each finished request, when the clock was set, and what came of keys.
 
     Raises:
         SettingsError: ``ca_file`` can't be used.
@@ -73,6 +85,8 @@ class Client:
         signer: Signer,
         clock: ServiceClock,
         concurrency: int,
+        encryption: MessageEncryption | None = None,
+        key_files: KeyFiles | None = None,
         timeout_s: float = 30,
         connect_timeout_s: float = 10,
         ca_file: Path | None = None,
@@ -81,12 +95,15 @@ class Client:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._signer = signer
+        self._encryption = encryption
+        self._key_files = key_files or KeyFiles()
         self._clock = clock
         self._concurrency = concurrency
         self._timeout = ClientTimeout(total=timeout_s, connect=connect_timeout_s)
         self._tls = tls_context(ca_file)
         self._proxy = proxy
         self._on_event = on_event
+        self._has_told_of_decryption = False
         self._names_agree = True
         """Whether look-ups name invoices as they were asked for; until the contrary is seen."""
         self.before_repeat: Callable[[], Awaitable[None]] = _at_once
@@ -94,6 +111,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Open the pool; no connection is made yet."""
+        # A pool of its own: RSA must not wait for the disk, nor the ledger for RSA.
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="batchcancel-crypto")
         self._connector = Connector(limit=self._concurrency, ssl=self._tls)
         self._session = ClientSession(
             connector=self._connector,
@@ -117,6 +136,7 @@ class Client:
     ) -> None:
         """Close every connection; requests that are still under way fail."""
         await self._session.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, kind: RequestKind, invoice_id: str | None = None) -> Reply:
         """Send one request and read its reply.
@@ -138,7 +158,7 @@ class Client:
             ReplyLostError: The request left, or may have, and no status came back.
             HostUntrustedError: The host's certificate is untrusted, expired or for another name.
         """
-        url = URL(self._base_url + _target(kind, invoice_id), encoded=True)
+        url = URL(self._base_url + target(kind, invoice_id), encoded=True)
         started = time.perf_counter()
         reply: Reply | None = None
         failure: str | None = None
@@ -171,40 +191,62 @@ class Client:
         return reply
 
     async def _exchange(self, kind: RequestKind, url: URL, started: float) -> Reply:
-        method, body = ("POST", _CANCEL_BODY) if kind is RequestKind.CANCEL else ("GET", None)
+        method, body = method_and_body(kind)
+        if body is not None and self._encryption is not None:
+            body = self._encryption.encrypt(body, now=self._clock.now())
         try:
             async with self._session.request(method, url, data=body, allow_redirects=False) as response:
                 if kind is RequestKind.PROBE or response.status == _UNAUTHORIZED:
                     self._set_clock(response.headers.get("Date", ""))
                 content = await _read(response)
-                return parse_reply(
-                    response.status,
-                    response.headers,
-                    content,
-                    now=self._clock.now(),
-                    latency_ms=_since_ms(started),
-                )
         except ClientHttpProxyError as exc:
             return Reply(http_status=exc.status, latency_ms=_since_ms(started))
         # A reply that aiohttp can't parse is a ClientResponseError too, with a status that it made up.
         except (ClientError, TimeoutError, OSError) as exc:
             raise ReplyLostError(type(exc).__name__) from exc
+        latency_ms = _since_ms(started)
+        return parse_reply(
+            response.status,
+            response.headers,
+            await self._decrypt(content),
+            now=self._clock.now(),
+            latency_ms=latency_ms,
+        )
 
     async def _sign(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Sign exactly what is about to leave; aiohttp calls this again for each repeat."""
         if _repeated.get():
             await self.before_repeat()
         _repeated.set(True)
-        request.headers.update(
-            self._signer.headers(
-                method=request.method,
-                target=request.url.raw_path_qs,
-                host=request.headers["Host"],
-                body=await request.body.as_bytes() if request.body else None,
-                now=self._clock.now(),
-            )
+        if self._key_files.are_due():
+            for change in await self._in_thread(self._key_files.reload):
+                self._on_event(change)
+        sign = partial(
+            self._signer.headers,
+            method=request.method,
+            target=request.url.raw_path_qs,
+            host=request.headers["Host"],
+            body=await request.body.as_bytes() if request.body else None,
+            now=self._clock.now(),
         )
+        request.headers.update(await self._in_thread(sign) if self._signer.is_slow else sign())
         return await handler(request)
+
+    async def _decrypt(self, content: bytes | None) -> bytes | None:
+        """Return a body as it was meant; None if there is none, or it can't be decrypted."""
+        token = None if content is None else encrypted_reply(content)
+        if token is None:
+            return content
+        encryption = self._encryption
+        plain = None if encryption is None else await self._in_thread(partial(encryption.decrypt, token))
+        if plain is None and not self._has_told_of_decryption:
+            self._has_told_of_decryption = True
+            self._on_event(DecryptionFailed(has_key=encryption is not None and encryption.decrypts))
+        return plain
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run what keeps a core busy, off the event loop; when cancelled, its result is dropped."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _set_clock(self, date: str) -> None:
         service_time = parse_http_date(date)
@@ -230,16 +272,6 @@ async def _read(response: ClientResponse) -> bytes | None:
 def _is_for_another(reply: Reply, invoice_id: str | None) -> bool:
     named = {reply.invoice.id, reply.invoice.number} - {None}
     return invoice_id is not None and bool(named) and invoice_id not in named
-
-
-def _target(kind: RequestKind, invoice_id: str | None) -> str:
-    """Return path and query as sent, the id percent-encoded once as a single segment."""
-    if kind is RequestKind.PROBE:
-        return f"{_INVOICES}?offset=0&limit=1"
-    if not invoice_id or invoice_id in {".", ".."}:
-        raise ValueError(f"{kind} needs an invoice id")
-    invoice = f"{_INVOICES}/{quote(invoice_id, safe='')}"
-    return f"{invoice}/cancelation" if kind is RequestKind.CANCEL else invoice
 
 
 def _since_ms(started: float) -> float:

@@ -26,6 +26,8 @@ _HOST = "https://apitest.visaacceptance.com"
 class _RecordingSigner:
     """Keeps what it was asked to sign."""
 
+    is_slow = False
+
     def __init__(self) -> None:
         self.signed: list[dict[str, Any]] = []
 
