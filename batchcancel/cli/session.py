@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
@@ -53,6 +54,7 @@ async def _run_job(settings: Settings) -> int:
         async with Job(settings, on_event=watchers) as job:
             if job.has_rows:
                 _say_what_is_ahead(job)
+                _say_what_expires(job)
                 _say_what_is_torn(job)
                 _confirm(job)
             async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
@@ -100,6 +102,14 @@ def _say_what_is_ahead(job: Job) -> None:
         + (f" ({', '.join(notes)})" if notes else "")
     )
     say(f"  ledger    {settings.ledger}")
+
+
+def _say_what_expires(job: Job) -> None:
+    for expiry in job.expiries:
+        say(f"  key       {expiry.what} {expiry.path}, valid until {expiry.date}")
+    for expiry in job.expiries:
+        if (warning := expiry.warning(time.time())) is not None:
+            say(f"Warning: {warning}", fg="yellow")
 
 
 def _say_what_is_torn(job: Job) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from batchcancel.api import Client, Credentials, HttpSignatureSigner, JwtSigner, ServiceClock, Signer
+from batchcancel.api import Client, ServiceClock
+from batchcancel.job.keys import Keys
 from batchcancel.model import Event
-from batchcancel.settings import Auth, Settings
+from batchcancel.settings import Settings
 
 
 async def base_url_of(settings: Settings, resources: AsyncExitStack) -> str:
@@ -28,7 +28,7 @@ async def base_url_of(settings: Settings, resources: AsyncExitStack) -> str:
 
 
 def build_client(
-    settings: Settings, base_url: str, clock: ServiceClock, on_event: Callable[[Event], None]
+    settings: Settings, keys: Keys, base_url: str, clock: ServiceClock, on_event: Callable[[Event], None]
 ) -> Client:
     """Build the client that a run sends everything through; nothing is opened.
 
@@ -38,7 +38,9 @@ def build_client(
     options = settings.options
     return Client(
         base_url=base_url,
-        signer=_signer(settings),
+        signer=keys.signer,
+        encryption=keys.encryption,
+        key_files=keys.files,
         clock=clock,
         concurrency=options.concurrency,
         timeout_s=options.timeout,
@@ -46,30 +48,3 @@ def build_client(
         proxy=settings.proxy,
         on_event=on_event,
     )
-
-
-def credentials_of(settings: Settings) -> Credentials:
-    """Return the credentials that were given, or the simulator's made-up ones."""
-    given = settings.credentials
-    if given is not None:
-        return Credentials(
-            merchant_id=given.merchant_id,
-            key_id=given.key_id,
-            secret=given.secret.reveal(),
-            portfolio_id=given.portfolio_id,
-        )
-    from batchcancel import sandbox  # noqa: PLC0415 - only where it is used
-
-    return Credentials(
-        merchant_id=sandbox.SANDBOX_MERCHANT_ID,
-        key_id=sandbox.SANDBOX_KEY_ID,
-        secret=base64.b64decode(sandbox.SANDBOX_SECRET),
-    )
-
-
-def _signer(settings: Settings) -> Signer:
-    match settings.options.auth:
-        case Auth.JWT:
-            return JwtSigner(credentials_of(settings))
-        case Auth.HTTP_SIGNATURE:
-            return HttpSignatureSigner(credentials_of(settings))

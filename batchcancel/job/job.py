@@ -10,7 +10,7 @@ from time import time
 from types import TracebackType
 from typing import Final, Self
 
-from batchcancel.api import Client, ServiceClock
+from batchcancel.api import Client, Expiry, ServiceClock
 from batchcancel.errors import (
     ConservationError,
     LedgerFaultError,
@@ -20,7 +20,8 @@ from batchcancel.errors import (
 )
 from batchcancel.gates import Gates
 from batchcancel.job.account import COMPLETE, Account, Ending, count
-from batchcancel.job.connect import base_url_of, build_client, credentials_of
+from batchcancel.job.connect import base_url_of, build_client
+from batchcancel.job.keys import Keys, load_keys
 from batchcancel.job.opening import Opened, open_all
 from batchcancel.ledger import RunRecord
 from batchcancel.manifest import Check
@@ -65,6 +66,7 @@ class Job:
         self._on_event = on_event
         self._resources = AsyncExitStack()
         self._opened: Opened
+        self._keys: Keys
         self._base_url: str
         self._clock = ServiceClock(time)
         self._client: Client
@@ -81,8 +83,8 @@ class Job:
         """Open and check everything; send nothing.
 
         Raises:
-            UsageError: A manifest can't be read or is not what was expected, or the ledger is another
-                environment's or merchant's.
+            UsageError: A file of keys or a manifest can't be read or is not what was expected, or the
+                ledger is another environment's or merchant's.
             LedgerInUseError: Another run holds the ledger.
             LedgerFaultError: The ledger can't be opened, is damaged, or has no room.
         """
@@ -102,7 +104,12 @@ class Job:
     @property
     def merchant_id(self) -> str:
         """The merchant whose invoices are canceled."""
-        return credentials_of(self.settings).merchant_id
+        return self._keys.identity.merchant_id
+
+    @property
+    def expiries(self) -> tuple[Expiry, ...]:
+        """Until when each certificate is valid that the run signs or encrypts with."""
+        return self._keys.expiries
 
     @property
     def check(self) -> Check:
@@ -221,8 +228,9 @@ class Job:
 
     async def _open(self) -> None:
         settings = self.settings
+        self._keys = load_keys(settings)
         self._base_url = await base_url_of(settings, self._resources)
-        self._client = build_client(settings, self._base_url, self._clock, self._on_event)
+        self._client = build_client(settings, self._keys, self._base_url, self._clock, self._on_event)
         self._opened = await open_all(settings, merchant_id=self.merchant_id, resources=self._resources)
 
     # --- running ------------------------------------------------------------------------------

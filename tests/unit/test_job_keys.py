@@ -1,0 +1,306 @@
+"""Keys of a run: from settings to what signs and encrypts, by the official SDK's vectors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc import jwe, jwt
+from joserfc.jwk import OctKey, RSAKey
+
+from batchcancel.cli.session import run_job
+from batchcancel.errors import SettingsError
+from batchcancel.job.keys import Keys, load_keys
+from batchcancel.model import KeyFileChanged
+from batchcancel.settings import load_settings
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from tests.unit.conftest import KeyMaker
+
+_VECTORS: Final = json.loads((Path(__file__).parent.parent / "vectors" / "auth_vectors.json").read_bytes())
+_MLE_KEYS: Final = _VECTORS["mle"]["keys"]
+_SERVICE: Final = "CyberSource_SJC_US"
+_REQUEST: Final[dict[str, Any]] = {"method": "GET", "target": "/x", "host": "h", "now": 0, "body": None}
+_P12: Final = {
+    "BATCHCANCEL_AUTH": "p12",
+    "BATCHCANCEL_MERCHANT_ID": "merchant",
+    "BATCHCANCEL_P12_FILE": "key.p12",
+    "BATCHCANCEL_P12_PASSWORD": "pass word",
+}
+_RESPONSE: Final = {
+    "BATCHCANCEL_MLE": "both",
+    "BATCHCANCEL_MLE_RESPONSE_KEY_FILE": "response.p12",
+    "BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD": "pass word",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, without the developer's environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", {})
+
+
+def _write(path: str, content: bytes) -> None:
+    Path(path).write_bytes(content)
+    Path(path).chmod(0o600)
+
+
+def _load(environ: dict[str, str]) -> Keys:
+    return load_keys(load_settings(["invoices.csv"], environ=environ, env="test"))
+
+
+def _environment(config: dict[str, Any]) -> dict[str, str]:
+    """Say the official SDK's configuration in our words, with its files in place."""
+    environ = {"BATCHCANCEL_MERCHANT_ID": config["merchantid"]}
+    if config["authentication_type"] == "http_signature":
+        environ["BATCHCANCEL_AUTH"] = "http_signature"
+    if config.get("jwt_key_type") == "P12":
+        name = config["key_file_name"]
+        _write(f"{name}.p12", base64.b64decode(_VECTORS["p12_material"][name]["p12_base64"]))
+        environ |= {
+            "BATCHCANCEL_AUTH": "p12",
+            "BATCHCANCEL_P12_FILE": f"{name}.p12",
+            "BATCHCANCEL_P12_PASSWORD": config["key_password"],
+            "BATCHCANCEL_KEY_ALIAS": config["key_alias"],
+        }
+    else:
+        _write("secret", config["merchant_secretkey"].encode())
+        environ |= {
+            "BATCHCANCEL_KEY_ID": config["merchant_keyid"],
+            "BATCHCANCEL_SHARED_SECRET_FILE": "secret",
+        }
+    if config.get("enableRequestMLEForOptionalApisGlobally"):
+        environ["BATCHCANCEL_MLE"] = "request"
+    if config.get("use_metakey"):
+        _write("batchcancel.toml", f"portfolio_id = {config.get('portfolio_id', '')!r}".encode())
+    return environ
+
+
+# --- what the official SDK refuses, and more ------------------------------------------------------
+
+_NAMED: Final = {
+    "p12-wrong-password": "merchant.p12 can't be opened: its password",
+    "p12-no-subject-serialNumber": "no_subject_serial.p12 has no serialNumber",
+    "p12-alias-not-in-file": "merchant.p12 holds no certificate for other",
+    # The SDK sends this one: it remembers the file by its name, whatever the password.
+    "p12-wrong-password-but-cache-warm": "merchant.p12 can't be opened: its password",
+    "shared-secret-bad-base64": "BATCHCANCEL_SHARED_SECRET_FILE: the shared secret is not base64",
+    "metakey-without-portfolio": "batchcancel.toml: portfolio_id takes a text that is not empty",
+    "mle-with-http-signature": "BATCHCANCEL_MLE: message-level encryption does not go with HTTP Signature",
+    "request-mle-shared-secret-without-cert": "set BATCHCANCEL_MLE_CERT_FILE",
+}
+_GOOD: Final = "p12-warm-cache-correct-password"
+
+
+def test_every_negative_vector_has_its_sentence() -> None:
+    """None is left out; the one with the right password is good."""
+    assert {vector["name"] for vector in _VECTORS["negative"]} == _NAMED.keys() | {_GOOD}
+
+
+@pytest.mark.parametrize("vector", _VECTORS["negative"], ids=lambda vector: vector["name"])
+def test_negative_vector_is_refused_by_name(vector: dict[str, Any]) -> None:
+    """The file or the option is named; password and secret are nowhere in the error."""
+    config = vector["config"]
+    if vector["name"] == "p12-wrong-password-but-cache-warm":
+        _load(_environment(config | {"key_password": "merchant-pass"}))
+    environ = _environment(config)
+    if vector["name"] == _GOOD:
+        assert _load(environ).identity.merchant_id == "testmid_0001"
+        return
+    with pytest.raises(SettingsError) as caught:
+        _load(environ)
+    assert _NAMED[vector["name"]] in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    for secret in {config.get("merchant_secretkey"), config.get("key_password")} - {None}:
+        # The source lines of a traceback may hold a word as short as "wrong" by themselves.
+        assert secret not in (shown if len(secret) > 5 else str(caught.value))
+
+
+# --- who signs for whom ---------------------------------------------------------------------------
+
+
+def _claims(keys: Keys, certificate: x509.Certificate) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Verify a token with an independent library; return its header and claims."""
+    bearer = keys.signer.headers(**_REQUEST)["Authorization"].removeprefix("Bearer ")
+    pem = certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    token = jwt.decode(bearer, RSAKey.import_key(pem), algorithms=["RS256"])
+    return token.header, token.claims
+
+
+def test_p12_signs_and_encrypts_both_ways(keys: KeyMaker) -> None:
+    """All keys come from two files: one signs and encrypts, the other decrypts."""
+    own = keys.certificate("merchant", "1111")
+    service = keys.certificate(_SERVICE, "2222", key=keys.other_key)
+    _write("key.p12", keys.p12(own, service))
+    _write("response.p12", keys.p12(keys.certificate("merchant", "3333")))
+    loaded = _load(_P12 | _RESPONSE)
+    header, claims = _claims(loaded, own)
+    assert header["kid"] == "1111"
+    assert (claims["iss"], claims["v-c-merchant-id"], claims["v-c-response-mle-kid"]) == (
+        "merchant",
+        "merchant",
+        "3333",
+    )
+    assert loaded.signer.is_slow
+    assert loaded.encryption is not None
+    token = json.loads(loaded.encryption.encrypt(b"{}", now=0))["encryptedRequest"]
+    registry = jwe.JWERegistry(algorithms=["RSA-OAEP-256", "A256GCM"], strict_check_header=False)
+    opened = jwe.decrypt_compact(token, RSAKey.import_key(keys.other_key), registry=registry)
+    assert (opened.plaintext, opened.protected["kid"]) == (b"{}", "2222")
+    assert loaded.encryption.decrypts
+    assert [expiry.what for expiry in loaded.expiries] == [
+        "signing certificate",
+        "encryption certificate",
+        "response key's certificate",
+    ]
+
+
+def test_meta_key_signs_for_the_merchant(keys: KeyMaker) -> None:
+    """Alias, issuer and the key for replies are the portfolio's, the transacting merchant is named."""
+    own = keys.certificate("Portfolio", "1111")
+    _write("key.p12", keys.p12(own, keys.certificate(_SERVICE, "2222", key=keys.other_key)))
+    _write("response.p12", keys.p12(keys.certificate("portfolio", "3333")))
+    _, claims = _claims(_load(_P12 | _RESPONSE | {"BATCHCANCEL_PORTFOLIO_ID": "portfolio"}), own)
+    assert (claims["iss"], claims["v-c-merchant-id"], claims["v-c-response-mle-kid"]) == (
+        "portfolio",
+        "merchant",
+        "3333",
+    )
+
+
+@pytest.mark.parametrize("mle", ["off", "request", "both"])
+def test_shared_secret_goes_with_encryption(mle: str, keys: KeyMaker) -> None:
+    """The certificate is a PEM file then; tokens stay HS256 and are made on the loop."""
+    _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+    _write("response.pem", keys.pem(password=b"pass word"))
+    loaded = _load(
+        _RESPONSE
+        | {
+            "BATCHCANCEL_MERCHANT_ID": "merchant",
+            "BATCHCANCEL_KEY_ID": "key",
+            "BATCHCANCEL_SHARED_SECRET": base64.b64encode(b"s" * 32).decode(),
+            "BATCHCANCEL_MLE": mle,
+            "BATCHCANCEL_MLE_CERT_FILE": "service.pem",
+            "BATCHCANCEL_MLE_RESPONSE_KEY_FILE": "response.pem",
+            "BATCHCANCEL_MLE_RESPONSE_KEY_ID": "5555",
+        }
+    )
+    bearer = loaded.signer.headers(**_REQUEST)["Authorization"].removeprefix("Bearer ")
+    claims = jwt.decode(bearer, OctKey.import_key(b"s" * 32), algorithms=["HS256"]).claims
+    assert claims.get("v-c-response-mle-kid") == ("5555" if mle == "both" else None)
+    assert not loaded.signer.is_slow
+    assert (loaded.encryption is not None) == (mle != "off")
+    assert len(loaded.expiries) == (mle != "off")
+
+
+def test_p12_without_the_service_s_certificate_is_refused(keys: KeyMaker) -> None:
+    """Unless it is named."""
+    _write("key.p12", keys.p12(keys.certificate("merchant", "1111")))
+    environ = _P12 | {"BATCHCANCEL_MLE": "request"}
+    with pytest.raises(SettingsError, match=r"key\.p12 holds no certificate for CyberSource_SJC_US"):
+        _load(environ)
+    _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+    loaded = _load(environ | {"BATCHCANCEL_MLE_CERT_FILE": "service.pem"})
+    assert [expiry.path for expiry in loaded.expiries] == ["key.p12", "service.pem"]
+
+
+def test_simulator_in_the_process_needs_no_files() -> None:
+    """Its made-up secret signs, whatever the configuration is made for."""
+    settings = load_settings(["invoices.csv"], environ=_P12 | _RESPONSE, env="sandbox")
+    loaded = load_keys(settings)
+    assert not loaded.signer.is_slow
+    assert (loaded.encryption, loaded.expiries) == (None, ())
+
+
+# --- files that change ----------------------------------------------------------------------------
+
+
+def test_changed_files_take_effect_at_once(keys: KeyMaker) -> None:
+    """A renewed P12 file and a renewed key for replies, with the same passwords."""
+    own = keys.certificate("merchant", "1111")
+    service = keys.certificate(_SERVICE, "2222", key=keys.other_key)
+    _write("key.p12", keys.p12(own, service))
+    _write("response.p12", keys.p12(keys.certificate("merchant", "3333")))
+    loaded = _load(_P12 | _RESPONSE)
+    _write("key.p12", keys.p12(keys.certificate("merchant", "4444"), service))
+    _write("response.p12", keys.p12(keys.certificate("merchant", "5555")))
+    assert loaded.files.reload() == [
+        KeyFileChanged(path="key.p12", problem=None),
+        KeyFileChanged(path="response.p12", problem=None),
+    ]
+    header, claims = _claims(loaded, own)
+    assert (header["kid"], claims["v-c-response-mle-kid"]) == ("4444", "5555")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        pytest.param("cut", "key.p12 can't be opened", id="half written"),
+        pytest.param("password", "key.p12 can't be opened", id="another password"),
+        pytest.param("alias", "key.p12 holds no certificate for merchant", id="another merchant's"),
+        pytest.param("service", "key.p12 holds no certificate for CyberSource", id="no encryption"),
+        pytest.param("mode", "key.p12 can be written by others", id="mode"),
+    ],
+)
+def test_changed_file_that_is_no_good_leaves_all_old_keys(damage: str, problem: str, keys: KeyMaker) -> None:
+    """Never a new key to sign with beside an old one to encrypt with; no password is told."""
+    own = keys.certificate("merchant", "1111")
+    service = keys.certificate(_SERVICE, "2222", key=keys.other_key)
+    good = keys.p12(own, service)
+    _write("key.p12", good)
+    loaded = _load(_P12 | {"BATCHCANCEL_MLE": "request"})
+    renewed = keys.certificate("merchant", "4444")
+    _write(
+        "key.p12",
+        {
+            "cut": good[:-200],
+            "password": keys.p12(renewed, service, password=b"new"),
+            "alias": keys.p12(keys.certificate("other", "4444"), service),
+            "service": keys.p12(renewed),
+            "mode": keys.p12(renewed, service),
+        }[damage],
+    )
+    if damage == "mode":
+        Path("key.p12").chmod(0o666)
+    (change,) = loaded.files.reload()
+    assert change.problem is not None
+    assert change.problem.startswith(problem)
+    assert "pass word" not in change.problem
+    assert _claims(loaded, own)[0]["kid"] == "1111"
+
+
+# --- what a person is told ------------------------------------------------------------------------
+
+
+def test_end_of_each_certificate_is_shown_and_warned_about(
+    keys: KeyMaker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is sent; one that has expired is no reason to refuse."""
+    Path("invoices.txt").write_text("no id\n", encoding="ascii")  # settled without a request
+    _write(
+        "key.p12",
+        keys.p12(
+            keys.certificate("merchant", "1111", days=30.5),
+            keys.certificate(_SERVICE, "2222", key=keys.other_key, days=400),
+        ),
+    )
+    _write("response.p12", keys.p12(keys.certificate("merchant", "3333", days=-2)))
+    settings = load_settings(
+        ["invoices.txt"], environ=_P12 | _RESPONSE, env="sandbox", base_url="http://127.0.0.1:9"
+    )
+    assert run_job(settings) == 3
+    said = capsys.readouterr().err
+    assert "  key       encryption certificate key.p12, valid until 20" in said
+    assert said.count("valid until") == 3
+    assert said.count("Warning:") == 2
+    assert "Warning: The signing certificate in key.p12 expires in 30 days (20" in said
+    assert "Warning: The response key's certificate in response.p12 has expired (20" in said
+    assert "pass word" not in said
