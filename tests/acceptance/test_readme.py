@@ -92,7 +92,7 @@ def test_every_exit_code_is_explained(readme: str) -> None:
 
 def test_every_variable_named_is_an_option(readme: str) -> None:
     """Variables in the README exist; two of them choose the file and its profile."""
-    named = {name.lower() for name in re.findall(r"BATCHCANCEL_([A-Z_]+)", readme)}
+    named = {name.lower() for name in re.findall(r"BATCHCANCEL_([A-Z0-9_]+)", readme)}
     assert named - {"config", "profile"} <= set(Options.__struct_fields__)
 
 

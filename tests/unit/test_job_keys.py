@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -218,6 +220,20 @@ def test_simulator_in_the_process_needs_no_files() -> None:
     loaded = load_keys(settings)
     assert not loaded.signer.is_slow
     assert (loaded.encryption, loaded.expiries) == (None, ())
+
+
+def test_run_with_a_shared_secret_loads_no_library_for_certificates() -> None:
+    """They take a fifth of a second, which small runs from cron would pay each time."""
+    code = (
+        "import sys; from batchcancel import load_settings; from batchcancel.job.keys import load_keys; "
+        "load_keys(load_settings(['x.csv'], environ={}, env='sandbox')); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "aiohttp" in loaded
+    assert loaded & {"cryptography", "joserfc"} == set()
 
 
 # --- files that change ----------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -130,6 +132,32 @@ def test_expiry_is_the_certificate_s(keys: KeyMaker) -> None:
     expiry = signing_key(parse_p12(keys.p12(certificate), password=_PASSWORD, path=_PATH), alias="m").expiry
     assert (expiry.what, expiry.path) == ("signing certificate", "folder/key.p12")
     assert expiry.at == certificate.not_valid_after_utc.timestamp()
+
+
+def test_other_threads_run_while_one_signs() -> None:
+    """RSA lets go of the interpreter's lock, so signatures in threads use every core."""
+    key = signing_key(_material("merchant"), alias="testmid_0001")
+    has_begun, has_ended = threading.Event(), threading.Event()
+
+    def sign() -> None:
+        has_begun.set()
+        for _ in range(200):
+            key.sign(b"data")
+        has_ended.set()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from here on, a thread runs only when the other one lets it
+    try:
+        signing = threading.Thread(target=sign)
+        signing.start()
+        has_begun.wait(30)
+        turns = 0
+        while not has_ended.wait(0.0005):
+            turns += 1
+        signing.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert turns > 1
 
 
 # --- what can't -----------------------------------------------------------------------------------
