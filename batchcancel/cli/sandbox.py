@@ -165,22 +165,32 @@ def _instructions(options: SandboxOptions, base_url: str, throwaway: ThrowawayKe
     from batchcancel.sandbox import SANDBOX_SECRET  # noqa: PLC0415 - keeps the help quick
 
     secret = SANDBOX_SECRET if options.secret == SANDBOX_SECRET else "(yours)"
-    names = {"MERCHANT_ID": options.merchant_id}
+    names: dict[str, object] = {"MERCHANT_ID": options.merchant_id}
     if options.portfolio_id is not None:
         names["PORTFOLIO_ID"] = options.portfolio_id
-    settings = _settings(names | {"KEY_ID": options.key_id, "SHARED_SECRET": secret})
-    if throwaway is not None and options.keys is not None and options.keys.signing is not None:
-        with_keys = {
-            "AUTH": "p12",
-            "KEY_ALIAS": options.keys.signing.alias,
-            "P12_FILE": throwaway.signing_p12,
-            "P12_PASSWORD_FILE": throwaway.password_file,
+    with_secret = names | {"KEY_ID": options.key_id, "SHARED_SECRET": secret}
+    if throwaway is None or options.keys is None or options.keys.signing is None:
+        settings = _settings(with_secret)
+    else:
+        encryption = {
             "MLE": "both",
             "MLE_CERT_FILE": throwaway.encryption_certificate,
             "MLE_RESPONSE_KEY_FILE": throwaway.response_p12,
             "MLE_RESPONSE_KEY_PASSWORD_FILE": throwaway.password_file,
         }
-        settings += f"\nor, to sign with a certificate and encrypt both ways,\n{_settings(names | with_keys)}"
+        certificate = {
+            "AUTH": "p12",
+            "KEY_ALIAS": options.keys.signing.alias,
+            "P12_FILE": throwaway.signing_p12,
+            "P12_PASSWORD_FILE": throwaway.password_file,
+        }
+        if options.require_mle:
+            with_secret |= encryption
+        with_certificate = names | certificate | encryption
+        settings = (
+            f"{_settings(with_secret)}\n"
+            f"or, to sign with a certificate and encrypt both ways,\n{_settings(with_certificate)}"
+        )
     return (
         f"Set\n{settings}\nand run\n  batchcancel run --env sandbox --base-url {base_url} MANIFEST\n"
         "Ctrl-C ends the simulator."

@@ -156,19 +156,19 @@ class StartSimulator(Protocol):
         ...
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project() -> Path:
     """Name the checkout's folder."""
     return _ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def samples(project: Path) -> Path:
     """Name the folder of samples."""
     return project / "samples"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command_path() -> Path:
     """Name the installed console script, which lies beside the interpreter."""
     path = Path(sys.executable).parent / "batchcancel"
@@ -335,7 +335,7 @@ class _Relay(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def read_ledger() -> ReadLedger:
     """Read a ledger's lines as JSON objects, by no code of the package."""
 
