@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from cryptography import x509
@@ -21,6 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from joserfc.jwk import RSAKey
+
+    from tests.conftest import KeyHolder
 
 T = TypeVar("T")
 
@@ -63,7 +68,7 @@ def in_virtual_time() -> Callable[[Coroutine[Any, Any, T]], T]:
 
 @dataclass(frozen=True, slots=True)
 class KeyMaker:
-    """Makes certificates and P12 files from two key pairs, which take a while to find."""
+    """Makes certificates and P12 files from two of the throwaway key pairs, which take a while to find."""
 
     key: rsa.RSAPrivateKey
     other_key: rsa.RSAPrivateKey
@@ -107,6 +112,12 @@ class KeyMaker:
 
 
 @pytest.fixture(scope="session")
-def keys() -> KeyMaker:
+def keys(key_holder: KeyHolder) -> KeyMaker:
     """Give one key maker to all tests."""
-    return KeyMaker(*(rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)))
+    return KeyMaker(*(rsa_key(one) for one in (key_holder.signing_key, key_holder.response_key)))
+
+
+def rsa_key(key: RSAKey) -> rsa.RSAPrivateKey:
+    """Take the private key out of the JOSE library's wrapper."""
+    assert isinstance(key.private_key, rsa.RSAPrivateKey)
+    return key.private_key

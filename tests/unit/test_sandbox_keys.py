@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import stat
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 from cryptography.x509.oid import NameOID
 
@@ -30,36 +28,22 @@ from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 
 if TYPE_CHECKING:
     from tests.conftest import KeyHolder
+    from tests.unit.conftest import KeyMaker
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "auth_vectors.json").read_text())
 SJC, RESPONSE = VECTORS["mle"]["keys"]["sjc"], VECTORS["mle"]["keys"]["response_mle"]
 MERCHANT = VECTORS["p12_material"]["merchant"]
 
 
-def elliptic_certificate() -> bytes:
+def elliptic_certificate(keys: KeyMaker) -> bytes:
     """Make a certificate whose key is not RSA."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "elliptic")])
-    real = x509.load_pem_x509_certificate(SJC["cert_pem"].encode())
-    builder = x509.CertificateBuilder(
-        issuer_name=name,
-        subject_name=name,
-        public_key=key.public_key(),
-        serial_number=7,
-        not_valid_before=real.not_valid_before_utc,
-        not_valid_after=real.not_valid_after_utc,
-    )
-    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+    return keys.certificate("elliptic", "7", key=key).public_bytes(Encoding.PEM)
 
 
-def certificate_without_serial() -> bytes:
-    """Take the certificate out of the vectors' P12 file whose subject has no serialNumber."""
-    material = VECTORS["p12_material"]["no_subject_serial"]
-    _, certificate, _ = pkcs12.load_key_and_certificates(
-        base64.b64decode(material["p12_base64"]), material["password"].encode()
-    )
-    assert certificate is not None
-    return certificate.public_bytes(Encoding.PEM)
+def certificate_without_serial(keys: KeyMaker) -> bytes:
+    """Make a certificate whose subject has no serialNumber."""
+    return keys.certificate("nameless", None).public_bytes(Encoding.PEM)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -76,10 +60,10 @@ def test_a_key_is_named_by_its_subject_s_serial_number() -> None:
 
 
 BAD_CERTIFICATES = [
-    pytest.param(lambda: b"", "no certificate", id="empty"),
-    pytest.param(lambda: b"\xff\xfe", "no certificate", id="bytes"),
-    pytest.param(SJC["private_key_pem"].encode, "no certificate", id="key-alone"),
-    pytest.param(lambda: SJC["cert_pem"].encode()[:300], "no certificate", id="cut-short"),
+    pytest.param(lambda _: b"", "no certificate", id="empty"),
+    pytest.param(lambda _: b"\xff\xfe", "no certificate", id="bytes"),
+    pytest.param(lambda _: SJC["private_key_pem"].encode(), "no certificate", id="key-alone"),
+    pytest.param(lambda _: SJC["cert_pem"].encode()[:300], "no certificate", id="cut-short"),
     pytest.param(elliptic_certificate, "not RSA", id="no-rsa"),
     pytest.param(certificate_without_serial, r"has no 2\.5\.4\.5", id="no-serial-number"),
 ]
@@ -90,13 +74,14 @@ BAD_CERTIFICATES = [
     ("purpose", "kind"), [("signing", SigningCertificate), ("response", ResponseCertificate)]
 )
 def test_a_bad_certificate_is_refused_by_its_file_s_name(
-    tmp_path: Path, purpose: str, kind: Any, make: Callable[[], bytes], fault: str
+    tmp_path: Path, keys: KeyMaker, purpose: str, kind: Any, make: Callable[[KeyMaker], bytes], fault: str
 ) -> None:
     """What is wrong and where is said in a sentence that quotes nothing of the file."""
+    pem = make(keys)
     with pytest.raises(ValueError, match=fault):
-        kind.from_pem(make())
+        kind.from_pem(pem)
     path = tmp_path / "file.pem"
-    path.write_bytes(make())
+    path.write_bytes(pem)
     with pytest.raises(ValueError, match=fault) as caught:
         read_keys(**{purpose: path})
     assert str(caught.value).startswith(f"{path}: ")
