@@ -148,8 +148,13 @@ def check_beginning(fd: int, path: Path) -> None:
 
 
 def digest_of(result: Result) -> bytes:
-    """Return what stands for a result row's invoice, in 16 bytes."""
-    return _digest(invoice_key(result.invoice_id, valid=result.reason is not Reason.INVALID_ID))
+    """Return what stands for a result row's invoice, its merchant included, in 16 bytes."""
+    key = invoice_key(
+        result.invoice_id,
+        valid=result.reason is not Reason.INVALID_ID,
+        merchant_id=result.merchant_id or None,
+    )
+    return _digest(key)
 
 
 def read_lines(fd: int) -> Iterator[Line]:

@@ -17,8 +17,8 @@ A ledger is a file of lines, each one JSON object in UTF-8 without white space, 
   ``run_id`` comes second and the fields of ``model.Result`` and ``model.Skip`` follow.
 * The last field is ``crc``: CRC-32 as in zlib, eight lower-case hexadecimal digits, of the line's
   bytes before ``,"crc"``.
-* ``file``, ``of_file``, ``keep`` and ``why`` (in ``end``) are left out where they don't apply; every
-  other field is always there, null where nothing is known.
+* ``file``, ``merchant_id`` (in ``result`` and ``skip``), ``of_file``, ``keep`` and ``why`` (in ``end``)
+  are left out where they don't apply; every other field is always there, null where nothing is known.
 * Amounts are decimal strings, digits as received. Times are UTC with a final ``Z``.
 * A line is at most 4 MiB long, its newline not counted.
 * Readers ignore fields and types that they don't know. ``v``, in ``run`` only, rises when a field

@@ -41,11 +41,16 @@ class ManifestOptions(Struct, frozen=True, kw_only=True):
     """Whether the id's column has to have one of the usual names also where it is the only one."""
     match: dict[MatchField, str] = {}
     """By field of the invoice the column that says what it has to be."""
+    merchant_column: str | None = None
+    """The column that says whose invoice a row is; None if all are the run's own merchant's."""
+    own_merchant_id: str | None = None
+    """The merchant whom rows need not name, where that column names others."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column besides the id's that is read."""
-        return tuple(dict.fromkeys((*self.keep, *self.match.values())))
+        merchant = () if self.merchant_column is None else (self.merchant_column,)
+        return tuple(dict.fromkeys((*self.keep, *self.match.values(), *merchant)))
 
 
 _SUFFIXES: Final = {
@@ -93,8 +98,8 @@ def resolve_formats(paths: Sequence[str], options: ManifestOptions) -> list[Form
     formats = [options.format or _format_by_name(path) for path in paths]
     if Format.TXT in formats and (options.column is not None or options.columns):
         raise ManifestError(
-            "A txt manifest has one id a line and no columns: leave out --column, --keep and --match, "
-            "or say --format csv."
+            "A txt manifest has one id a line and no columns: leave out --column, --keep, --match and "
+            "--merchant-column, or say --format csv."
         )
     return formats
 

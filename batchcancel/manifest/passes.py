@@ -55,6 +55,10 @@ class Check(Struct, frozen=True, kw_only=True):
     """Distinct ids that ended in an error which is not asked about again."""
     open: int
     """Distinct valid ids that are to be asked about."""
+    open_of: dict[str | None, int]
+    """Those by merchant; None is the run's own. Merchants without any are left out."""
+    merchants: frozenset[str | None]
+    """Whose rows there are; None is the run's own merchant."""
 
     @property
     def to_settle(self) -> int:
@@ -74,6 +78,7 @@ class _Survey:
         self.invalid = 0
         self.first_of: dict[int, int] = {}
         """For each duplicate the row where its id stood first."""
+        self.merchants: set[str | None] = set()
 
 
 class Manifest:
@@ -99,13 +104,14 @@ class Manifest:
         """
         survey = _Survey()
         standings: Counter[Standing] = Counter()
-        open_ids = 0
+        open_of: Counter[str | None] = Counter()
         new_of_batches = self._first_pass(survey)
         while (new := await asyncio.to_thread(next, new_of_batches, None)) is not None:
-            for key, valid in new:
+            for key, record in new:
                 standing = standing_of(key)
                 standings[standing] += 1
-                open_ids += valid and standing in _TO_ASK
+                if record.valid and standing in _TO_ASK:
+                    open_of[record.merchant_id] += 1
         self._survey = survey
         return Check(
             files=tuple(survey.files),
@@ -116,7 +122,9 @@ class Manifest:
             settled=standings[Standing.SETTLED],
             excluded=standings[Standing.EXCLUDED],
             held_back=standings[Standing.HELD_BACK],
-            open=open_ids,
+            open=open_of.total(),
+            open_of=dict(open_of),
+            merchants=frozenset(survey.merchants),
         )
 
     async def rows(self) -> AsyncIterator[ManifestRow]:
@@ -138,21 +146,22 @@ class Manifest:
             for row in batch:
                 yield row
 
-    def _first_pass(self, survey: _Survey) -> Iterator[list[tuple[str, bool]]]:
-        """Fill the survey; yield, batch by batch, key and validity of what was not seen before."""
+    def _first_pass(self, survey: _Survey) -> Iterator[list[tuple[str, Record]]]:
+        """Fill the survey; yield, batch by batch, with its key what was not seen before."""
         seen: dict[bytes, int] = {}  # 16 bytes an id, whatever its length, and gone after the pass
         for source, format_ in self._sources:
             survey.starts.append(survey.rows)
             for batch in self._batches(source, format_):
                 new = []
                 for number, record in enumerate(batch, start=survey.rows):
-                    key = invoice_key(record.text, valid=record.valid)
+                    key = invoice_key(record.text, valid=record.valid, merchant_id=record.merchant_id)
                     digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
                     first = seen.setdefault(digest, number)
                     if first != number:
                         survey.first_of[number] = first
                         continue
-                    new.append((key, record.valid))
+                    new.append((key, record))
+                    survey.merchants.add(record.merchant_id)
                     survey.distinct += record.valid
                     survey.invalid += not record.valid
                 survey.rows += len(batch)
@@ -193,6 +202,7 @@ class Manifest:
             duplicate_of=first_row,
             duplicate_of_file=first_file,
             file=file,
+            merchant_id=record.merchant_id,
             keep={column: cells[column] for column in options.keep} or None,
             match={field: cells[column] for field, column in options.match.items()} or None,
         )

@@ -18,9 +18,11 @@ from batchcancel.manifest.options import Format, ManifestOptions, malformed
 _MAX_CELL_LENGTH: Final = 4096
 """Characters of a cell besides the id: more would bloat the ledger, and a cut one would not be the truth."""
 
+_MERCHANT_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _INTEGER: Final = re.compile(rb"-?[0-9]+")
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
+_NULL: Final = Raw(b"null")
 
 
 class Record(Struct, frozen=True):
@@ -31,6 +33,8 @@ class Record(Struct, frozen=True):
     valid: bool
     cells: dict[str, str] | None
     """The other columns that were asked for, trimmed; None if none was."""
+    merchant_id: str | None = None
+    """Whose invoice it is; None if the run's own merchant's."""
 
 
 def read_records(
@@ -87,10 +91,14 @@ def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, na
                 f"{len(cells)} cells under {width} headers, the id may have moved: quote the cells",
             )
         read = None
+        merchant_id = None
         if others:
             values = {column: cells[at].strip() if at < len(cells) else "" for column, at in others}
             read = _checked_cells(values, name=name, line=line)
-        yield _record(cells[id_column].strip(), read)
+            merchant_id = _merchant_id(
+                values.get(options.merchant_column or ""), options, name=name, line=line
+            )
+        yield _record(cells[id_column].strip(), read, merchant_id)
 
 
 def _table_rows(lines: Iterator[str], delimiter: str, *, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -108,8 +116,9 @@ def _table_rows(lines: Iterator[str], delimiter: str, *, name: str) -> Iterator[
 
 def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> Iterator[Record]:
     id_key: str | None = None
-    spelled = ""
+    merchant_key: str | None = None
     others: list[tuple[str, str]] = []
+    decisive: list[tuple[str, str]] = []  # keys that say which invoice it is, and as JSON spells them
     for line, text in enumerate(lines, start=1):
         if text.isspace() or not text:
             continue
@@ -117,15 +126,24 @@ def _objects(lines: Iterator[str], options: ManifestOptions, *, name: str) -> It
             fields = _OBJECT.decode(text)
             if id_key is None:
                 id_key, others = _choose_keys(list(fields), options, where=f"{name}, line {line}")
-                spelled = msgspec.json.encode(id_key).decode()
-            if (text.count(spelled) > 1 or "\\u" in text) and _is_repeated(text, id_key):
-                raise malformed(name, line, f"the field {recorded_text(id_key)!r} stands there twice")
+                merchant_key = dict(others).get(options.merchant_column or "")
+                decisive = [
+                    (key, msgspec.json.encode(key).decode())
+                    for key in (id_key, merchant_key)
+                    if key is not None
+                ]
+            for key, spelled in decisive:
+                if (text.count(spelled) > 1 or "\\u" in text) and _is_repeated(text, key):
+                    raise malformed(name, line, f"the field {recorded_text(key)!r} stands there twice")
             if id_key not in fields:
                 raise malformed(name, line, f"the object has no field {recorded_text(id_key)!r}")
             if options.column is None and any(is_usual(key) and key != id_key for key in fields):
                 raise malformed(name, line, "several fields may hold the id; say which with --column")
             values = {column: _cell(fields[key]) if key in fields else "" for column, key in others}
-            record = _json_record(fields[id_key], _checked_cells(values, name=name, line=line))
+            cells = _checked_cells(values, name=name, line=line)
+            merchant = None if merchant_key is None else _text_or_integer(fields.get(merchant_key, _NULL))
+            merchant_id = _merchant_id(merchant, options, name=name, line=line)
+            record = _json_record(fields[id_key], cells, merchant_id)
         except (ValueError, RecursionError) as exc:
             raise malformed(name, line, f"not one JSON object ({exc})") from exc
         yield record
@@ -146,14 +164,21 @@ def _is_repeated(text: str, key: str) -> bool:
     return top.count(key) > 1
 
 
-def _json_record(raw: Raw, cells: dict[str, str] | None) -> Record:
+def _json_record(raw: Raw, cells: dict[str, str] | None, merchant_id: str | None) -> Record:
+    text = _text_or_integer(raw)
+    if text is not None:
+        return _record(text, cells, merchant_id)
+    # true or 1E5 would pass for ids, but the file does not say that they are text.
+    text = recorded_text(bytes(raw).decode().strip())
+    return Record(text, valid=False, cells=cells, merchant_id=merchant_id)
+
+
+def _text_or_integer(raw: Raw) -> str | None:
+    """Return a JSON text, trimmed, or the digits of an integer; None for any other value."""
     literal = bytes(raw)
     if literal.startswith(b'"'):
-        return _record(_TEXT.decode(literal).strip(), cells)
-    if _INTEGER.fullmatch(literal):
-        return _record(literal.decode(), cells)
-    # true or 1E5 would pass for ids, but the file does not say that they are text.
-    return Record(recorded_text(literal.decode().strip()), valid=False, cells=cells)
+        return _TEXT.decode(literal).strip()
+    return literal.decode() if _INTEGER.fullmatch(literal) else None
 
 
 def _cell(raw: Raw) -> str:
@@ -172,7 +197,25 @@ def _checked_cells(cells: dict[str, str], *, name: str, line: int) -> dict[str, 
     return cells or None
 
 
-def _record(text: str, cells: dict[str, str] | None) -> Record:
+def _merchant_id(text: str | None, options: ManifestOptions, *, name: str, line: int) -> str | None:
+    """Return whose invoice a row is; None if it is the run's own merchant's.
+
+    A row that does not say it properly is malformed: nobody may guess whose money it is about.
+    """
+    if options.merchant_column is None:
+        return None
+    text = text or ""
+    if not _MERCHANT_ID.fullmatch(text):
+        raise malformed(
+            name,
+            line,
+            f"{recorded_text(text)!r} in {options.merchant_column!r} is no merchant id: it takes 1 to 128 "
+            "printable ASCII characters, no spaces",
+        )
+    return None if text == options.own_merchant_id else text
+
+
+def _record(text: str, cells: dict[str, str] | None, merchant_id: str | None = None) -> Record:
     if is_valid_id(text):
-        return Record(text, valid=True, cells=cells)
-    return Record(recorded_text(text), valid=False, cells=cells)
+        return Record(text, valid=True, cells=cells, merchant_id=merchant_id)
+    return Record(recorded_text(text), valid=False, cells=cells, merchant_id=merchant_id)

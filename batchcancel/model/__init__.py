@@ -37,6 +37,7 @@ from batchcancel.model.words import (
     RunState,
     SkipReason,
     Standing,
+    id_of_key,
     invoice_key,
     utc_text,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "Standing",
     "StopRequested",
     "Tally",
+    "id_of_key",
     "invoice_key",
     "utc_text",
 ]

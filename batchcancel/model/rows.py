@@ -30,6 +30,8 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """That row's file, where several manifests are read."""
     file: str | None = None
     """The row's file, where several manifests are read."""
+    merchant_id: str | None = None
+    """Whose invoice it is, where the manifest says so and it is not the run's own merchant."""
     keep: dict[str, str] | None = None
     """The columns that ``--keep`` asked to carry into the ledger."""
     match: dict[MatchField, str] | None = None
@@ -38,7 +40,7 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """What tells this row's invoice from others."""
-        return invoice_key(self.invoice_id, valid=self.valid)
+        return invoice_key(self.invoice_id, valid=self.valid, merchant_id=self.merchant_id)
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -46,6 +48,8 @@ class Result(Struct, frozen=True, kw_only=True):
 
     row: int
     file: str | UnsetType = UNSET
+    merchant_id: str | UnsetType = UNSET
+    """Whose invoice it is, where that is not the run's own merchant."""
     invoice_id: str
     outcome: Outcome
     reason: Reason
@@ -76,6 +80,8 @@ class Skip(Struct, frozen=True, kw_only=True):
 
     row: int
     file: str | UnsetType = UNSET
+    merchant_id: str | UnsetType = UNSET
+    """Whose invoice it is, where that is not the run's own merchant."""
     invoice_id: str
     why: SkipReason
     of_row: int | UnsetType = UNSET

@@ -13,13 +13,28 @@ def utc_text(when: datetime | None = None) -> str:
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def invoice_key(invoice_id: str, *, valid: bool) -> str:
+_KEY_SEPARATOR: Final = "\n"
+"""Neither a merchant nor the text of an id holds it, so that no two pairs have the same key."""
+
+
+def invoice_key(invoice_id: str, *, valid: bool, merchant_id: str | None = None) -> str:
     """Return what tells an invoice from others.
 
     An id that may not be sent never stands for one that may: the JSON value ``true`` is recorded as
     the text of the valid id "true". No valid id begins with an exclamation mark.
+
+    Args:
+        invoice_id: The id, or the text of what is none.
+        valid: Whether it may be sent.
+        merchant_id: Whose invoice it is; None if it is the run's own merchant's.
     """
-    return invoice_id if valid else f"!{invoice_id}"
+    key = invoice_id if valid else f"!{invoice_id}"
+    return key if merchant_id is None else f"{merchant_id}{_KEY_SEPARATOR}{key}"
+
+
+def id_of_key(key: str) -> str:
+    """Return the part of an invoice's key that is its id, whoever's invoice it is."""
+    return key.rpartition(_KEY_SEPARATOR)[2]
 
 
 class Outcome(StrEnum):

@@ -30,6 +30,7 @@ def _invalid(row: ManifestRow) -> Result:
     return Result(
         row=row.row,
         file=row.file or UNSET,
+        merchant_id=row.merchant_id or UNSET,
         invoice_id=row.invoice_id,
         outcome=Reason.INVALID_ID.outcome,
         reason=Reason.INVALID_ID,
@@ -43,6 +44,7 @@ def _skip(row: ManifestRow, why: SkipReason) -> Skip:
     return Skip(
         row=row.row,
         file=row.file or UNSET,
+        merchant_id=row.merchant_id or UNSET,
         invoice_id=row.invoice_id,
         why=why,
         of_row=UNSET if row.duplicate_of is None else row.duplicate_of,

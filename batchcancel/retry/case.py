@@ -120,6 +120,7 @@ class Case:
         return Result(
             row=self.row.row,
             file=self.row.file or UNSET,
+            merchant_id=self.row.merchant_id or UNSET,
             invoice_id=self.row.invoice_id,
             outcome=settle.reason.outcome,
             reason=settle.reason,

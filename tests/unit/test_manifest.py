@@ -200,6 +200,57 @@ async def test_columns_to_match_are_read_and_not_kept(tmp_path: Path, name: str,
     assert rows[0].keep == {"cur": "USD"}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param(
+            "m.csv", "id,who\n1,shop_a\n1,shop_b\n1, shop_a \n!,shop_b\n2,acme\n!,shop_a\n", id="csv"
+        ),
+        pytest.param(
+            "m.jsonl",
+            '{"id":1,"WHO":"shop_a"}\n{"id":1,"WHO":"shop_b"}\n{"id":1,"WHO":" shop_a "}\n'
+            '{"id":"!","WHO":"shop_b"}\n{"id":2,"WHO":"acme"}\n{"id":"!","WHO":"shop_a"}\n',
+            id="jsonl",
+        ),
+    ],
+)
+async def test_rows_say_whose_invoice_they_are(tmp_path: Path, name: str, content: str) -> None:
+    """The same id is another invoice at another merchant; the run's own merchant is not repeated."""
+    options = ManifestOptions(merchant_column="who", own_merchant_id="acme")
+    check, rows = await read_all(written(tmp_path, name, content), options=options)
+    merchants = ["shop_a", "shop_b", "shop_a", "shop_b", None, "shop_a"]
+    assert [row.merchant_id for row in rows] == merchants
+    assert [row.duplicate_of for row in rows] == [None, None, 1, None, None, None]
+    assert (check.rows, check.distinct, check.invalid, check.duplicates) == (6, 3, 2, 1)
+    assert check.open_of == {"shop_a": 1, "shop_b": 1, None: 1}
+    assert check.merchants == {"shop_a", "shop_b", None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "said"),
+    [
+        pytest.param("m.csv", "id,who\n1,a\n2,\n", 3, "'' in 'who' is no merchant id", id="empty"),
+        pytest.param("m.csv", "who,id\na,1\n,2\n", 3, "'' in 'who' is no merchant id", id="empty-before"),
+        pytest.param("m.csv", "id,who\n1\n", 2, "'' in 'who' is no merchant id", id="short-row"),
+        pytest.param("m.csv", "id,who\n1,a b\n", 2, "'a b' in 'who'", id="space"),
+        pytest.param("m.csv", "id,who\n1,\u00fc\n", 2, "printable ASCII", id="no-ascii"),
+        pytest.param("m.csv", f"id,who\n1,{'a' * 129}\n", 2, "1 to 128", id="too-long"),
+        pytest.param("m.csv", 'id,who\n1,"a\nb"\n', 2, r"'a\\\\x0ab' in 'who'", id="line-end"),
+        pytest.param("m.jsonl", '{"id":1,"who":"a"}\n{"id":2}\n', 2, "is no merchant id", id="no-field"),
+        pytest.param("m.jsonl", '{"id":1,"who":true}\n', 1, "is no merchant id", id="boolean"),
+        pytest.param("m.jsonl", '{"id":1,"who":["a"]}\n', 1, "is no merchant id", id="list"),
+        pytest.param("m.jsonl", '{"id":1,"who":"a","who":"b"}\n', 1, "'who' stands there twice", id="twice"),
+        pytest.param("m.csv", "id\n1\n", 1, "no column is called 'who'", id="no-column"),
+    ],
+)
+async def test_a_row_of_nobody_is_malformed(
+    tmp_path: Path, name: str, content: str, line: int, said: str
+) -> None:
+    """Whose invoice it is can't be guessed: file and line are named, and nothing is read on."""
+    with pytest.raises(ManifestError, match=rf"line {line}: .*{said}"):
+        await read_all(written(tmp_path, name, content), options=ManifestOptions(merchant_column="who"))
+
+
 async def test_the_check_counts_where_invoices_stand(tmp_path: Path) -> None:
     """Every row is in exactly one place; only what is asked about is open."""
     standings = {
