@@ -135,16 +135,30 @@ def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
 def check_beginning(fd: int, path: Path) -> None:
     """Make sure that a file without a good line begins like a ledger.
 
+    A power cut in the first write of all may leave zeros in the place of what was written, to the end.
+
     Raises:
         LedgerMismatchError: It is somebody else's file.
         LedgerFaultError: The file can't be read.
     """
     try:
         beginning = os.pread(fd, len(RUN_START), 0)
+        written = beginning.rstrip(b"\0")
+        is_torn = len(written) < len(beginning)
+        is_ours = RUN_START.startswith(written) and not (is_torn and _holds_more(fd, len(written)))
     except OSError as exc:
         raise _unreadable(path, exc) from exc
-    if not RUN_START.startswith(beginning):
+    if not is_ours:
         raise LedgerMismatchError(f"{path} is no ledger and was left as it is. Name another file.")
+
+
+def _holds_more(fd: int, offset: int) -> bool:
+    """Tell whether a file holds anything but zeros from there on."""
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
+        if block.strip(b"\0"):
+            return True
+        offset += len(block)
+    return False
 
 
 def digest_of(result: Result) -> bytes:

@@ -219,7 +219,8 @@ def test_only_the_digest_tells_a_removed_line(recovered: Callable[[bytes], Histo
         pytest.param(b"\n" + THREE[0][:40], id="blank-line-first"),
         pytest.param(b'{"type":"result"', id="another-record"),
         pytest.param(b"\xef\xbb\xbf" + THREE[0], id="byte-order-mark"),
-        pytest.param(b"\x00" * 100, id="nul-bytes"),
+        pytest.param(b"x" + b"\x00" * 100, id="before-nul-bytes"),
+        pytest.param(b"\x00" * 100 + b"x", id="after-nul-bytes"),
         pytest.param(b"[" + b"1," * (3 << 20), id="one-very-long-line"),
         pytest.param(b'{"x":1}', id="json"),
     ],
@@ -228,6 +229,17 @@ def test_somebody_elses_file_is_refused(recovered: Callable[[bytes], History], d
     """A file that does not begin like a ledger is never cut."""
     with pytest.raises(LedgerMismatchError, match="is no ledger and was left as it is"):
         recovered(data)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1, 12, 13, 40])
+def test_zeros_of_a_power_cut_in_the_first_write_are_a_tail(
+    recovered: Callable[[bytes], History], kept_bytes: int
+) -> None:
+    """The file system knew the new length and not the bytes: no run has begun, and the next one may."""
+    data = THREE[0][:kept_bytes] + b"\x00" * 300
+    history = recovered(data)
+    assert history.first_run is None
+    assert history.tail == Tail(0, len(data), 1)
 
 
 def test_ledger_without_its_run_record_is_refused(recovered: Callable[[bytes], History]) -> None:

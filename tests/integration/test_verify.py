@@ -134,7 +134,7 @@ def test_a_sound_ledger_is_read_and_left_alone(ledger: Path) -> None:
         pytest.param(lambda path: path.mkdir(), "not a regular file", id="folder"),
         pytest.param(os.mkfifo, "not a regular file", id="fifo"),
         pytest.param(lambda path: path.write_text("id\n1\n2\n"), "is no ledger", id="csv"),
-        pytest.param(lambda path: path.write_bytes(run()[:8] + b"\0"), "is no ledger", id="nearly"),
+        pytest.param(lambda path: path.write_bytes(run()[:8] + b"\0x"), "is no ledger", id="nearly"),
         pytest.param(
             lambda path: path.write_bytes(encode_run(msgspec.structs.replace(RUN, v=2))),
             "newer version",
