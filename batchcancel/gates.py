@@ -139,6 +139,11 @@ class Canary:
         return self._to_admit >= 0
 
     @property
+    def is_trying(self) -> bool:
+        """Whether not all of the few have ended well."""
+        return self._to_end > 0
+
+    @property
     def holds_back(self) -> bool:
         """Whether the few are all on their way and not all of them have ended well."""
         return self._to_admit <= 0 < self._to_end

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -44,12 +45,22 @@ T = TypeVar("T")
 _MAX_BODY_BYTES: Final = 1 << 20
 _UNAUTHORIZED: Final = 401
 
-_repeated: ContextVar[bool] = ContextVar("_repeated", default=False)
-"""Whether the present request of this task has left before."""
-
 
 async def _at_once() -> None:
     """Wait for nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Errand:
+    """A request on its way, as the middleware that signs it has to know it."""
+
+    signer: Signer
+    before_repeat: Callable[[], Awaitable[None]]
+    has_left: bool = False
+
+
+_errand: ContextVar[_Errand] = ContextVar("_errand")
+"""That of this task: aiohttp hands its middlewares no more than the request."""
 
 
 class Client:
@@ -61,7 +72,7 @@ class Client:
 
     Args:
         base_url: Scheme, host and port of the service, such as ``https://api.visaacceptance.com``.
-        signer: Signs each request when it leaves.
+        signer: Signs each request when it leaves, unless another one is named with it.
         encryption: Encrypts requests, and decrypts replies; None sends plain ones. A reply that comes
             encrypted and can't be decrypted counts as one whose body did not come whole.
         key_files: Files that are looked after while requests leave.
@@ -106,8 +117,6 @@ class Client:
         self._has_told_of_decryption = False
         self._names_agree = True
         """Whether look-ups name invoices as they were asked for; until the contrary is seen."""
-        self.before_repeat: Callable[[], Awaitable[None]] = _at_once
-        """Awaited before aiohttp repeats a look-up by itself: a place for the rate's limit."""
 
     async def __aenter__(self) -> Self:
         """Open the pool; no connection is made yet."""
@@ -138,7 +147,14 @@ class Client:
         await self._session.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def send(self, kind: RequestKind, invoice_id: str | None = None) -> Reply:
+    async def send(
+        self,
+        kind: RequestKind,
+        invoice_id: str | None = None,
+        *,
+        signer: Signer | None = None,
+        before_repeat: Callable[[], Awaitable[None]] = _at_once,
+    ) -> Reply:
         """Send one request and read its reply.
 
         A cancelation leaves at most once. A look-up whose reply names another invoice is repeated once, on
@@ -148,6 +164,8 @@ class Client:
         Args:
             kind: What to ask.
             invoice_id: Which invoice; None for a probe.
+            signer: Who signs; None for the client's own signer.
+            before_repeat: Awaited before aiohttp repeats a look-up by itself: a place for the rate's limit.
 
         Returns:
             The reply, whatever its status. If only its status line and headers came whole, it is one
@@ -162,7 +180,7 @@ class Client:
         started = time.perf_counter()
         reply: Reply | None = None
         failure: str | None = None
-        _repeated.set(False)
+        _errand.set(_Errand(signer=signer or self._signer, before_repeat=before_repeat))
         try:
             reply = await self._exchange(kind, url, started)
             if self._names_agree and _is_for_another(reply, invoice_id):
@@ -215,21 +233,22 @@ class Client:
 
     async def _sign(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Sign exactly what is about to leave; aiohttp calls this again for each repeat."""
-        if _repeated.get():
-            await self.before_repeat()
-        _repeated.set(True)
+        errand = _errand.get()
+        if errand.has_left:
+            await errand.before_repeat()
+        errand.has_left = True
         if self._key_files.are_due():
             for change in await self._in_thread(self._key_files.reload):
                 self._on_event(change)
         sign = partial(
-            self._signer.headers,
+            errand.signer.headers,
             method=request.method,
             target=request.url.raw_path_qs,
             host=request.headers["Host"],
             body=await request.body.as_bytes() if request.body else None,
             now=self._clock.now(),
         )
-        request.headers.update(await self._in_thread(sign) if self._signer.is_slow else sign())
+        request.headers.update(await self._in_thread(sign) if errand.signer.is_slow else sign())
         return await handler(request)
 
     async def _decrypt(self, content: bytes | None) -> bytes | None:

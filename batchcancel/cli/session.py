@@ -24,7 +24,7 @@ from batchcancel.observe import Broadcast
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
 from batchcancel.pipeline import DRAIN_S
-from batchcancel.report import count_invoices, count_rows, mask, summary_json, summary_text
+from batchcancel.report import count_invoices, count_merchants, count_rows, mask, summary_json, summary_text
 from batchcancel.settings import Environment, LogFormat, Settings
 
 _SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -93,9 +93,12 @@ def _say_what_is_ahead(job: Job) -> None:
         )
         if count
     ]
+    whose = f"merchant {mask(job.merchant_id)}"
+    if settings.options.merchant_column is not None:
+        whose = f"portfolio {mask(job.merchant_id)}, {count_merchants(len(check.merchants))}"
     say(
         f"batchcancel {version('batchcancel')}: {count_invoices(check.open)} to cancel{most}, "
-        f"at {settings.host} ({settings.environment}), merchant {mask(job.merchant_id)}"
+        f"at {settings.host} ({settings.environment}), {whose}"
     )
     say(
         f"  manifest  {count_rows(check.rows)}, {count_invoices(check.distinct, 'distinct ')}"

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from batchcancel.ledger import ManifestRecord, RunRecord
 from batchcancel.manifest import Check
-from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, Tally, utc_text
+from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, StoppedMerchant, Tally, utc_text
 from batchcancel.settings import Settings
 
 
@@ -68,7 +68,13 @@ class Account:
         if result.reason is Reason.CANCELED and result.amount and result.currency:
             self._amounts[result.currency] += Decimal(result.amount)
 
-    def close(self, run_id: str | None, ending: Ending, tally: Tally) -> RunSummary:
+    def close(
+        self,
+        run_id: str | None,
+        ending: Ending,
+        tally: Tally,
+        stopped_merchants: tuple[StoppedMerchant, ...] = (),
+    ) -> RunSummary:
         """Sum the run up."""
         return RunSummary(
             run_id=run_id,
@@ -80,6 +86,7 @@ class Account:
             why=ending.why,
             as_asked=ending.as_asked,
             tally=tally,
+            stopped_merchants=stopped_merchants,
             amounts_canceled={code: f"{total:f}" for code, total in sorted(self._amounts.items())},
             duration_s=round(monotonic() - self._began_at, 3),
         )

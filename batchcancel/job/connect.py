@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,19 +12,30 @@ from batchcancel.model import Event
 from batchcancel.settings import Settings
 
 
-async def base_url_of(settings: Settings, resources: AsyncExitStack) -> str:
+async def base_url_of(
+    settings: Settings, *, merchants: Collection[str | None], resources: AsyncExitStack
+) -> str:
     """Return the address that is called; start the simulator first where it is the one.
 
     Args:
         settings: What to call.
+        merchants: Whose rows there are, for a simulator that is started; None is the run's own merchant.
         resources: Owns a simulator that is started.
     """
     if settings.base_url is not None:
         return settings.base_url
-    from batchcancel.sandbox import Sandbox, SandboxOptions  # noqa: PLC0415 - only where it is used
+    from batchcancel import sandbox  # noqa: PLC0415 - only where it is used
 
-    sandbox = await resources.enter_async_context(Sandbox(SandboxOptions()))
-    return sandbox.base_url
+    options = sandbox.SandboxOptions()
+    if settings.options.merchant_column is not None:
+        portfolio_id = sandbox.SANDBOX_PORTFOLIO_ID
+        options = sandbox.SandboxOptions(
+            merchant_id=portfolio_id,
+            portfolio_id=portfolio_id,
+            merchants=tuple(sorted(merchant_id for merchant_id in merchants if merchant_id is not None)),
+        )
+    server = await resources.enter_async_context(sandbox.Sandbox(options))
+    return server.base_url
 
 
 def build_client(

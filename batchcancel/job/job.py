@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
 from time import time
 from types import TracebackType
 from typing import Final, Self
+
+from msgspec.structs import replace
 
 from batchcancel.api import Client, Expiry, ServiceClock
 from batchcancel.errors import (
     ConservationError,
     LedgerFaultError,
     LedgerWriteError,
-    RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.gates import Gates
 from batchcancel.job.account import COMPLETE, Account, Ending, count
 from batchcancel.job.connect import base_url_of, build_client
 from batchcancel.job.keys import Keys, load_keys
+from batchcancel.job.lanes import build_fleet
 from batchcancel.job.opening import Opened, open_all
 from batchcancel.ledger import RunRecord
 from batchcancel.manifest import Check
@@ -32,15 +32,12 @@ from batchcancel.model import (
     Result,
     RunState,
     RunSummary,
+    StoppedMerchant,
     Tally,
 )
-from batchcancel.pace import Pace
-from batchcancel.pipeline import Pipeline
-from batchcancel.retry import Retrier
+from batchcancel.pipeline import Fleet
 from batchcancel.settings import Settings
 
-_CLOCK_DOUBT_S: Final = 2.0
-"""How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
 _GROUPS_AHEAD: Final = 4
 """Groups of results that wait for the caller of ``results`` before the run waits."""
 
@@ -70,8 +67,7 @@ class Job:
         self._base_url: str
         self._clock = ServiceClock(time)
         self._client: Client
-        self._pace: Pace | None = None
-        self._pipeline: Pipeline | None = None
+        self._fleet: Fleet | None = None
         self._stopped: Ending | None = None
         self._summary: RunSummary | None = None
         self._account: Account
@@ -144,8 +140,8 @@ class Job:
         """
         is_first = self._stopped is None or self._stopped.as_asked
         self._stop(Ending(state=RunState.INTERRUPTED, why=why))
-        if not is_first and self._pipeline is not None:
-            self._pipeline.abort(why)
+        if not is_first and self._fleet is not None:
+            self._fleet.abort(why)
 
     async def results(self) -> AsyncIterator[Result]:
         """Run, and yield every result once it is on disk, in the order of the ledger.
@@ -203,17 +199,15 @@ class Job:
             await self._end(Ending(state=RunState.STOPPED, why="a defect in the program"))
             raise ConservationError(f"The rows do not add up, which is a defect: {tally}.")
         await self._end(ending)
-        self._summary = self._account.close(record.run_id, ending, tally)
+        self._summary = self._account.close(record.run_id, ending, tally, self._stopped_merchants())
         return self._summary
 
     def _stop(self, ending: Ending) -> None:
         """Stop for a reason from outside; an interruption counts more than a limit."""
         if self._stopped is None or self._stopped.as_asked:
             self._stopped = ending
-        if self._pipeline is not None:
-            self._pipeline.stop(str(ending.why))
-        elif self._pace is not None:
-            self._pace.stop()
+        if self._fleet is not None:
+            self._fleet.stop(str(ending.why))
 
     async def _end(self, ending: Ending) -> None:
         """Write every row that waits, then the ``end`` row."""
@@ -222,16 +216,18 @@ class Job:
 
     def _tally(self) -> Tally:
         rows = self.check.rows
-        return self._pipeline.tally(rows=rows) if self._pipeline else Tally(rows=rows, open=rows)
+        return self._fleet.tally(rows=rows) if self._fleet else Tally(rows=rows, open=rows)
 
     # --- opening ------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         settings = self.settings
         self._keys = load_keys(settings)
-        self._base_url = await base_url_of(settings, self._resources)
-        self._client = build_client(settings, self._keys, self._base_url, self._clock, self._on_event)
         self._opened = await open_all(settings, merchant_id=self.merchant_id, resources=self._resources)
+        self._base_url = await base_url_of(
+            settings, merchants=self.check.merchants, resources=self._resources
+        )
+        self._client = build_client(settings, self._keys, self._base_url, self._clock, self._on_event)
 
     # --- running ------------------------------------------------------------------------------
 
@@ -240,52 +236,31 @@ class Job:
         options = self.settings.options
         try:
             async with self._client, self._time_limit(options.max_duration):
-                self._pace = pace = Pace(
-                    self._client.send,
-                    concurrency=options.concurrency,
-                    rate=self.settings.rate,
-                    max_outage_s=options.max_outage,
-                    on_event=self._on_event,
-                )
-                self._client.before_repeat = pace.take_turn
-                if self._stopped is not None:
-                    pace.stop()
-                if self.check.open:
-                    await pace.greet()
                 first_run = self._opened.ledger.history.first_started_at or record.started_at
-                self._pipeline = Pipeline(
-                    retrier=Retrier(
-                        pace,
-                        max_attempts=options.max_attempts,
-                        ledger_began_at=_seconds(first_run) + self._clock.offset_s - _CLOCK_DOUBT_S,
-                        on_event=self._on_event,
-                    ),
-                    pace=pace,
-                    sink=self._opened.ledger,
-                    standing_of=self._opened.selection.standing_of,
-                    concurrency=options.concurrency,
-                    max_in_doubt=self._opened.max_in_doubt,
-                    gates=Gates(
-                        limit=options.limit,
-                        canary=options.canary,
-                        max_errors=options.max_errors,
-                        max_error_rate=options.max_error_rate,
-                        max_mismatch=options.max_mismatch,
-                    ),
+                self._fleet = build_fleet(
+                    self.settings,
+                    self._opened,
+                    self._client,
+                    self._keys,
+                    self._clock,
+                    ledger_began_at=first_run,
                     on_event=self._on_event,
                 )
-                pace.unfinished = self._pipeline.unfinished
-                await self._pipeline.run(self._opened.manifest.rows())
+                if self._stopped is not None:
+                    self._fleet.stop(str(self._stopped.why))
+                await self._fleet.run(self._opened.manifest.rows())
         except SafetyStopError as exc:
             return Ending(state=RunState.STOPPED, why=str(exc))
-        except RunStoppingError:
-            pass
         return self._ending()
 
     def _ending(self) -> Ending:
-        """Tell how a run ended that nothing went wrong in."""
+        """Tell how a run ended that nothing went wrong in, but for single merchants perhaps."""
+        if stopped_merchants := self._stopped_merchants():
+            first, count, total = stopped_merchants[0], len(stopped_merchants), len(self.check.merchants)
+            why = f"{count:,} of {total:,} merchants were stopped. {first.merchant_id}: {first.why}"
+            return Ending(state=RunState.STOPPED, why=why)
         stopped = self._stopped
-        if stopped is None and self._pipeline is not None and self._pipeline.is_at_limit:
+        if stopped is None and self._fleet is not None and self._fleet.is_at_limit:
             why = f"--limit {self.settings.options.limit} was reached."
             stopped = Ending(state=RunState.STOPPED, why=why, as_asked=True)
         tally = self._tally()
@@ -293,6 +268,11 @@ class Job:
         if stopped is None or (stopped.as_asked and is_through):
             return COMPLETE
         return stopped
+
+    def _stopped_merchants(self) -> tuple[StoppedMerchant, ...]:
+        """Name the merchants that were stopped while others went on."""
+        stopped = () if self._fleet is None else self._fleet.stopped_merchants
+        return tuple(replace(one, merchant_id=one.merchant_id or self.merchant_id) for one in stopped)
 
     @asynccontextmanager
     async def _time_limit(self, seconds: float | None) -> AsyncIterator[None]:
@@ -317,8 +297,8 @@ class Job:
             await self._deliver.put(group.results)
 
     def _note_ledger_failure(self, failure: LedgerWriteError) -> None:
-        if self._pipeline is not None:
-            self._pipeline.fail(failure)
+        if self._fleet is not None:
+            self._fleet.fail(failure)
 
     # --- results ------------------------------------------------------------------------------
 
@@ -348,7 +328,3 @@ class Job:
             await asyncio.wait({taking, running}, return_when=asyncio.FIRST_COMPLETED)
             taking.cancel()
         await running
-
-
-def _seconds(utc: str) -> float:
-    return datetime.fromisoformat(utc).timestamp()

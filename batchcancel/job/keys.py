@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from batchcancel.api import (
     SharedSecret,
     Signer,
 )
-from batchcancel.settings import Auth, Credentials, Settings
+from batchcancel.settings import Auth, Credentials, Options, Settings
 from batchcancel.settings import SharedSecret as SharedSecretGiven
 
 if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none of them
@@ -29,10 +30,22 @@ class Keys(Struct, frozen=True, kw_only=True):
     """All that a client needs to be believed, and understood."""
 
     identity: Identity
-    signer: Signer
+    """The run's own merchant."""
+    sign_as: Callable[[Identity], Signer]
     encryption: MessageEncryption | None = None
     files: KeyFiles
     expiries: tuple[Expiry, ...] = ()
+
+    @property
+    def signer(self) -> Signer:
+        """What signs for the run's own merchant."""
+        return self.sign_as(self.identity)
+
+    def signer_for(self, merchant_id: str | None) -> Signer:
+        """Return what signs for a merchant; None is the run's own."""
+        if merchant_id is None:
+            return self.signer
+        return self.sign_as(Identity(merchant_id=merchant_id, portfolio_id=self.identity.portfolio_id))
 
 
 def load_keys(settings: Settings) -> Keys:
@@ -43,7 +56,7 @@ def load_keys(settings: Settings) -> Keys:
     """
     given = settings.credentials
     if given is None:
-        return _simulated(settings.options.auth)
+        return _simulated(settings.options)
     identity = Identity(merchant_id=given.merchant_id, portfolio_id=given.portfolio_id)
     if not isinstance(given.key, SharedSecretGiven):
         return _certified(given, identity, None)
@@ -61,7 +74,7 @@ def _certified(given: Credentials, identity: Identity, secret: SharedSecret | No
     assert key is not None  # noqa: S101 - a P12 file signs where no secret does
     return Keys(
         identity=identity,
-        signer=JwtSigner(identity, key=key, response_key_id=found.response_key_id),
+        sign_as=partial(JwtSigner, key=key, response_key_id=found.response_key_id),
         encryption=found.encryption,
         files=KeyFiles(found.files),
         expiries=found.expiries,
@@ -69,19 +82,23 @@ def _certified(given: Credentials, identity: Identity, secret: SharedSecret | No
 
 
 def _of_secret(auth: Auth, identity: Identity, secret: SharedSecret) -> Keys:
-    signer: Signer
+    sign_as: Callable[[Identity], Signer]
     if auth is Auth.HTTP_SIGNATURE:
-        signer = HttpSignatureSigner(identity, key=secret)
+        sign_as = partial(HttpSignatureSigner, key=secret)
     else:
-        signer = JwtSigner(identity, key=lambda: secret)
-    return Keys(identity=identity, signer=signer, files=KeyFiles())
+        sign_as = partial(JwtSigner, key=lambda: secret)
+    return Keys(identity=identity, sign_as=sign_as, files=KeyFiles())
 
 
-def _simulated(auth: Auth) -> Keys:
+def _simulated(options: Options) -> Keys:
     from batchcancel import sandbox  # noqa: PLC0415 - only where it is used
 
+    identity = Identity(merchant_id=sandbox.SANDBOX_MERCHANT_ID)
+    if options.merchant_column is not None:
+        portfolio_id = sandbox.SANDBOX_PORTFOLIO_ID
+        identity = Identity(merchant_id=portfolio_id, portfolio_id=portfolio_id)
     return _of_secret(
-        auth,
-        Identity(merchant_id=sandbox.SANDBOX_MERCHANT_ID),
+        options.auth,
+        identity,
         SharedSecret(key_id=sandbox.SANDBOX_KEY_ID, secret=base64.b64decode(sandbox.SANDBOX_SECRET)),
     )

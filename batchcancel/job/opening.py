@@ -43,7 +43,7 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
 
     Args:
         settings: What to do.
-        merchant_id: Whose invoices they are.
+        merchant_id: The run's own merchant: whose invoices they are where no row says so.
         resources: Closes what is opened.
 
     Raises:
@@ -57,7 +57,11 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
     ledger = await resources.enter_async_context(await Ledger.open(settings.ledger, max_pending=max_pending))
     _check_identity(ledger.history, settings, merchant_id)
     manifest = await resources.enter_async_context(
-        open_manifest(settings.manifests, options=_manifest_options(settings), spool_dir=folder)
+        open_manifest(
+            settings.manifests,
+            options=_manifest_options(settings, own_merchant_id=merchant_id),
+            spool_dir=folder,
+        )
     )
     excluded: frozenset[str] = frozenset()
     if options.exclude is not None:
@@ -84,7 +88,7 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
     )
 
 
-def _manifest_options(settings: Settings) -> ManifestOptions:
+def _manifest_options(settings: Settings, *, own_merchant_id: str) -> ManifestOptions:
     options = settings.options
     return ManifestOptions(
         column=options.column,
@@ -92,6 +96,8 @@ def _manifest_options(settings: Settings) -> ManifestOptions:
         encoding=options.encoding,
         keep=options.keep,
         match={MatchField(field): column for field, column in settings.match.items()},
+        merchant_column=options.merchant_column,
+        own_merchant_id=own_merchant_id,
     )
 
 

@@ -9,6 +9,7 @@ from batchcancel.model.events import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    MerchantStopped,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -26,6 +27,7 @@ from batchcancel.model.rows import (
     Result,
     RunSummary,
     Skip,
+    StoppedMerchant,
     Tally,
 )
 from batchcancel.model.words import (
@@ -51,6 +53,7 @@ __all__ = [
     "KeyFileChanged",
     "ManifestRow",
     "MatchField",
+    "MerchantStopped",
     "Outcome",
     "PauseCause",
     "PauseEnded",
@@ -69,6 +72,7 @@ __all__ = [
     "SkipReason",
     "Standing",
     "StopRequested",
+    "StoppedMerchant",
     "Tally",
     "id_of_key",
     "invoice_key",

@@ -82,6 +82,14 @@ class StopRequested(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class MerchantStopped(Struct, frozen=True, kw_only=True):
+    """One merchant's rows are stopped, those of others go on."""
+
+    merchant_id: str | None
+    """None for the run's own merchant."""
+    why: str
+
+
 class KeyFileChanged(Struct, frozen=True, kw_only=True):
     """A file of keys is another one than when it was read last."""
 
@@ -106,6 +114,7 @@ Event = (
     | ClockSet
     | GroupCommitted
     | StopRequested
+    | MerchantStopped
     | KeyFileChanged
     | DecryptionFailed
 )

@@ -114,6 +114,16 @@ class Tally(Struct, frozen=True, kw_only=True):
         return sum(self.results.values()) + skipped + self.open == self.rows
 
 
+class StoppedMerchant(Struct, frozen=True, kw_only=True):
+    """A merchant whose rows were stopped while those of others went on."""
+
+    merchant_id: str | None
+    """None for the run's own merchant."""
+    open: int
+    """Its invoices that were to be asked about and have no row of this run."""
+    why: str
+
+
 class RunSummary(Struct, frozen=True, kw_only=True):
     """A run at its end, for people and machines."""
 
@@ -129,6 +139,8 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     as_asked: bool = False
     """Whether it stopped where it was told to: ``--limit`` or ``--max-duration``."""
     tally: Tally
+    stopped_merchants: tuple[StoppedMerchant, ...] = ()
+    """Those whose rows were stopped while others' went on."""
     amounts_canceled: dict[str, str]
     """Total amount of the invoices that this run canceled (reason ``canceled``), by currency."""
     duration_s: float

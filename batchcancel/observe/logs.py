@@ -16,6 +16,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    MerchantStopped,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -140,6 +141,14 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
             )
         case StopRequested():
             log.info("stop.requested", why=event.why)
+        case MerchantStopped():
+            log.warning("merchant.stopped", merchant_id=event.merchant_id, why=event.why)
+        case KeyFileChanged() | DecryptionFailed():
+            _write_key(log, event)
+
+
+def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # noqa: ANN401 - as above
+    match event:
         case KeyFileChanged():
             level = logging.INFO if event.problem is None else logging.WARNING
             log.log(level, "key_file.changed", path=event.path, problem=event.problem)

@@ -2,5 +2,6 @@
 
 from batchcancel.pace.lane import Pace
 from batchcancel.pace.limiter import RateLimiter
+from batchcancel.pace.quota import Quota
 
-__all__ = ["Pace", "RateLimiter"]
+__all__ = ["Pace", "Quota", "RateLimiter"]

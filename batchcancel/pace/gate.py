@@ -1,4 +1,4 @@
-"""The gate that everyone passes: open, closed for a while, held shut, or shut for good."""
+"""The gate that every request passes: open, closed for a while, held shut, or shut for good."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from contextlib import contextmanager, suppress
 
 from batchcancel.errors import RunStoppingError
 from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted
+from batchcancel.pace.quota import Quota
 
 
 class Gate:
-    """Hold every request back while one reply concerns all of them, or the run is stopping."""
+    """Hold every request back while one reply concerns all of them, or the run is stopping.
 
-    def __init__(self, on_event: Callable[[Event], None]) -> None:
+    It is closed too while its quota pauses.
+    """
+
+    def __init__(self, quota: Quota, on_event: Callable[[Event], None]) -> None:
+        self._quota = quota
         self._clock = asyncio.get_running_loop().time
         self._on_event = on_event
         self._stop = asyncio.Event()
         self._holds = 0
         self._released = asyncio.Event()
-        self._resume_at = float("-inf")
-        self._paused: tuple[PauseCause, float] | None = None
-        """The cause and the beginning of a pause whose end has not been told yet."""
 
     @property
     def is_stopping(self) -> bool:
@@ -31,12 +33,7 @@ class Gate:
     @property
     def is_open(self) -> bool:
         """Whether a request may leave now."""
-        return not self._holds and self._clock() >= self._resume_at
-
-    @property
-    def resumes_at(self) -> float:
-        """When the present pause ends, or the last one ended: monotonic seconds."""
-        return self._resume_at
+        return not self._holds and self._quota.pause_left_s <= 0
 
     def stop(self) -> None:
         """Stop for good: sleeps end, and who waits at the closed gate is sent home."""
@@ -69,14 +66,6 @@ class Gate:
                 task.cancel()
             await asyncio.gather(doing, stopping, return_exceptions=True)
 
-    def pause(self, cause: PauseCause, seconds: float) -> None:
-        """Close the gate for at least that long from now."""
-        now = self._clock()
-        self._resume_at = max(self._resume_at, now + seconds)
-        if self._paused is None:
-            self._paused = (cause, now)
-            self._on_event(PauseStarted(cause=cause, wait_s=seconds))
-
     @contextmanager
     def hold(self, cause: PauseCause, *, last_failure: str | None = None) -> Iterator[None]:
         """Keep the gate shut for the length of the block."""
@@ -104,8 +93,5 @@ class Gate:
             if self._holds:
                 await self._released.wait()
             else:
-                await self.sleep(self._resume_at - self._clock())
-        if self._paused is not None:
-            cause, began_at = self._paused
-            self._paused = None
-            self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))
+                await self.sleep(self._quota.pause_left_s)
+        self._quota.note_passage()

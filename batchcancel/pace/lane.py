@@ -1,4 +1,4 @@
-"""The paced way to the service: every request of a run goes through one ``Pace``."""
+"""The paced way to the service: every request for a merchant goes through one ``Pace``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchcancel.errors import (
 from batchcancel.model import Event, PauseCause, Reply, RequestKind
 from batchcancel.pace.gate import Gate
 from batchcancel.pace.health import STREAK_FAILURES, Health
-from batchcancel.pace.throttle import Throttle
+from batchcancel.pace.quota import Quota
 
 Transport = Callable[[RequestKind, str | None], Awaitable[Reply]]
 
@@ -29,17 +29,18 @@ _PROBE_BACK_OFF_S: Final = 30.0
 class Pace:
     """Decide when a request may leave, and hold everyone back where one reply concerns all.
 
-    At most ``concurrency`` requests are in flight and at most ``rate`` leave in a second, whatever
-    their kind, or as many as the service takes if that is less. A 429 makes everyone wait; so does a
-    key in doubt, and an outage (design section 6).
+    At most as many requests are in flight as there are slots, and no more leave in a second than the
+    quota allows, whatever their kind. A 429 makes everyone wait who shares the quota; a key in doubt and
+    an outage make all of this lane wait (design section 6). Several merchants have a lane each: what
+    one's replies say of its key and its health concerns no other.
     """
 
     def __init__(
         self,
         transport: Transport,
         *,
-        concurrency: int,
-        rate: float | None,
+        slots: asyncio.Semaphore,
+        quota: Quota,
         max_outage_s: float,
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
@@ -47,17 +48,17 @@ class Pace:
 
         Args:
             transport: Sends one request and returns its reply, or raises ``TransportError``.
-            concurrency: Most requests in flight, 1 or more.
-            rate: Most requests a second; None for no limit.
+            slots: One for each request that may be in flight; other lanes may share them.
+            quota: When a request may leave; other lanes may share it.
             max_outage_s: How long the lack of a good reply is endured.
-            on_event: Told of pauses and of rates that were cut; must not block.
+            on_event: Told of pauses; must not block.
         """
         self._transport = transport
         self._clock = asyncio.get_running_loop().time
-        self._slots = asyncio.Semaphore(concurrency)
-        self._throttle = Throttle(rate, clock=self._clock, on_event=on_event)
+        self._slots = slots
+        self._quota = quota
         self._max_outage_s = max_outage_s
-        self._gate = Gate(on_event)
+        self._gate = Gate(quota, on_event)
         self._health = Health(self._clock())
         self._good = asyncio.Event()
         self._too_long: OutageTooLongError | None = None
@@ -71,6 +72,19 @@ class Pace:
     def is_stopping(self) -> bool:
         """Whether the run is stopping: no new cancelation leaves."""
         return self._gate.is_stopping
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request might leave now, if its turn came."""
+        return self._gate.is_open
+
+    async def wait_open(self) -> None:
+        """Return once a request might leave.
+
+        Raises:
+            RunStoppingError: The run is stopping and everyone waits.
+        """
+        await self._gate.wait_open()
 
     def stop(self) -> None:
         """Let no new cancelation leave; look-ups still do, unless everyone is made to wait."""
@@ -130,6 +144,8 @@ class Pace:
             RunStoppingError: The run was stopped meanwhile; a read in flight is dropped, for it changes
                 nothing.
         """
+        if self.is_stopping:
+            raise RunStoppingError("the run is stopping before it has begun")
         await self._gate.until_stop(self._greet())
 
     async def ask_key(self, *, since: float) -> None:
@@ -160,10 +176,6 @@ class Pace:
                     if not reply.doubts_key and reply.http_status != 400:
                         return
             raise self._refuse_key(reply)
-
-    async def take_turn(self) -> None:
-        """Wait for the rate alone: for a request that is repeated within its slot."""
-        await self._throttle.take()
 
     async def explain_failures(self) -> None:
         """Return once it is known what the present streak of failures means.
@@ -198,7 +210,7 @@ class Pace:
             async with self._slots:
                 # A cancelation that waits for its turn gives up at once when the run stops.
                 in_a_hurry = kind is RequestKind.CANCEL
-                await self._throttle.take(self.sleep if in_a_hurry else asyncio.sleep)
+                await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
                 if in_a_hurry and self.is_stopping:
                     raise RunStoppingError("no new cancelation leaves")
                 if failure := self._too_long or self._key_refused:
@@ -220,7 +232,7 @@ class Pace:
         if isinstance(answer, TransportError):
             self._health.note_failure(now, sent_at, str(answer))
             return
-        pause_s = self._throttle.learn(answer, sent_at=sent_at)
+        pause_s = self._quota.learn(answer, sent_at=sent_at)
         if pause_s:
             self._pause(pause_s)
         if answer.is_server_error or answer.is_unreadable:
@@ -239,7 +251,7 @@ class Pace:
                 "The open rows stay open: run the same command again later."
             )
         else:
-            self._gate.pause(PauseCause.RATE_LIMITED, wait_s)
+            self._quota.pause(wait_s)
 
     def _outage_left_s(self) -> float:
         return self._max_outage_s - (self._clock() - self._health.last_good_at)
@@ -272,7 +284,7 @@ class Pace:
     async def _probe(self) -> Reply | TransportError:
         """Send the signed read past the gate."""
         async with self._slots:
-            await self._throttle.take()
+            await self._quota.take()
             sent_at = self._clock()
             answer = await self._ask(RequestKind.PROBE, None)
         self._learn(answer, sent_at)
@@ -286,7 +298,7 @@ class Pace:
                 return reply
             if self._too_long is not None:
                 raise self._too_long
-            await self.sleep(self._gate.resumes_at - self._clock())
+            await self.sleep(self._quota.pause_left_s)
             if self.is_stopping:
                 raise RunStoppingError("the run is stopping with its key in doubt")
 

@@ -48,3 +48,52 @@ class Exposure:
         held = self._held.pop(case, None)
         if held is not None:
             held.release()
+
+    def note_departure(self, case: Case) -> None:
+        """Note that a request of an invoice is leaving, which changes nothing here."""
+
+    def holds(self, case: Case) -> bool:
+        """Tell whether an invoice has its place or its doubt."""
+        return case in self._held
+
+
+class Turnstile:
+    """One merchant's way into an exposure that several share.
+
+    Only one invoice at a time holds a place before its request leaves: so a merchant whose rate makes its
+    invoices wait keeps no places from the others, and when places are short each merchant gets one in turn.
+    """
+
+    def __init__(self, exposure: Exposure) -> None:
+        """Begin with nobody in it."""
+        self._exposure = exposure
+        self._door = asyncio.Lock()
+        self._in_it: Case | None = None
+
+    async def enter(self, case: Case) -> None:
+        """Wait until an invoice may be asked about. If cancelled, it holds nothing more than before."""
+        if self._exposure.holds(case):
+            return
+        await self._door.acquire()
+        self._in_it = case
+        try:
+            await self._exposure.enter(case)
+        except BaseException:
+            self.note_departure(case)
+            raise
+
+    def note_departure(self, case: Case) -> None:
+        """Let the next invoice in: a request of this one is leaving."""
+        if self._in_it is case:
+            self._in_it = None
+            self._door.release()
+
+    async def park(self, case: Case) -> None:
+        """Give an invoice's place back before it waits; see ``Exposure.park``."""
+        self.note_departure(case)
+        await self._exposure.park(case)
+
+    def leave(self, case: Case) -> None:
+        """Let an invoice go; see ``Exposure.leave``."""
+        self.note_departure(case)
+        self._exposure.leave(case)

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Protocol
 
-from batchcancel.errors import BatchCancelError, LedgerFaultError, SafetyStopError
-from batchcancel.gates import Canary, Gates, Thresholds
+from batchcancel.errors import BatchCancelError, LedgerFaultError, RunStoppingError, SafetyStopError
 from batchcancel.model import (
     Event,
     ManifestRow,
@@ -26,7 +25,8 @@ from batchcancel.model import (
     Tally,
 )
 from batchcancel.pace import Pace
-from batchcancel.pipeline.exposure import Exposure
+from batchcancel.pipeline.entrance import Entrance
+from batchcancel.pipeline.exposure import Exposure, Turnstile
 from batchcancel.pipeline.unasked import unasked
 from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Step, Waiting
 
@@ -48,18 +48,19 @@ class Sink(Protocol):
 
 
 class Pipeline:
-    """One pass of a manifest's rows through the service into the ledger."""
+    """One pass of a merchant's rows through the service into the ledger."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a part of its own)
         self,
         *,
         retrier: Retrier,
         pace: Pace,
         sink: Sink,
         standing_of: Callable[[str], Standing],
-        concurrency: int,
-        max_in_doubt: int = 250,
-        gates: Gates = Gates(),  # noqa: B008 - frozen
+        workers: int,
+        exposure: Exposure | Turnstile,
+        entrance: Entrance,
+        on_failure: Callable[[Exception], None] = lambda _failure: None,
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         """Prepare; nothing is read and nothing sent.
@@ -69,31 +70,29 @@ class Pipeline:
             pace: What the retrier sends through; told to stop.
             sink: Takes the rows.
             standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
-            concurrency: Invoices that are asked about at the same time.
-            max_in_doubt: Invoices that may wait while the service may have acted on them.
-            gates: What has to hold while invoices are asked about.
+            workers: Invoices that may be on their way at the same time, those that wait not counted.
+            exposure: How many may be with the service; a turnstile where other pipelines share it.
+            entrance: What has to hold while invoices are asked about; other pipelines may share it.
+            on_failure: Told of each failure at once, while what is in flight is still drained.
             on_event: Told of a stop; must not block.
         """
         self._retrier = retrier
         self._pace = pace
         self._sink = sink
         self._standing_of = standing_of
-        self._thresholds = Thresholds(gates)
-        self._canary = Canary(gates.canary)
-        self._left_to_ask = gates.limit
-        self._concurrency = concurrency
-        self._exposure = Exposure(places=concurrency, doubts=max_in_doubt)
+        self._workers = workers
+        self._exposure = exposure
+        self._entrance = entrance
+        self._on_failure = on_failure
         self._on_event = on_event
         self._reading = asyncio.Lock()
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_requested = asyncio.Event()
-        self._let_through = asyncio.Event()
         self._failures: list[Exception] = []
         self._exhausted = False
-        self.is_at_limit = False
-        """Whether invoices were left because the limit was reached."""
-        self._rows_read = 0
+        self.rows_read = 0
+        """Rows that were taken in hand, in whatever way they ended."""
         self._in_hand: dict[Case, _Ending | None] = {}
         self._results: Counter[Reason] = Counter()
         self._settled_earlier = 0
@@ -102,7 +101,7 @@ class Pipeline:
 
     def unfinished(self) -> int:
         """Return how many invoices are in hand; more than can matter while rows are still unread."""
-        more_to_come = not self._exhausted and not self._canary.holds_back
+        more_to_come = not self._exhausted and not self._entrance.holds_back
         return len(self._in_hand) + (MAX_WAITING if more_to_come else 0)
 
     def tally(self, *, rows: int) -> Tally:
@@ -117,14 +116,13 @@ class Pipeline:
             settled_earlier=self._settled_earlier,
             duplicates=self._skips[SkipReason.DUPLICATE],
             excluded=self._skips[SkipReason.EXCLUDED],
-            open=self._left_open + len(self._in_hand) + rows - self._rows_read,
+            open=self._left_open + len(self._in_hand) + rows - self.rows_read,
         )
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, for at most ``DRAIN_S``."""
         if not self._stop_requested.is_set():
             self._stop_requested.set()
-            self._let_through.set()
             self._pace.stop()
             self._on_event(StopRequested(why=why))
 
@@ -137,6 +135,7 @@ class Pipeline:
     def fail(self, failure: Exception) -> None:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
+        self._on_failure(failure)
         why = str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
         if isinstance(failure, LedgerFaultError):
             self.abort(why)
@@ -154,7 +153,7 @@ class Pipeline:
             SafetyStopError: The run had to stop; what could be drained is drained.
             Exception: A defect; what could be drained is drained.
         """
-        for _ in range(self._concurrency):
+        for _ in range(self._workers):
             self._spawn(self._work(rows))
         deadline = asyncio.create_task(self._enforce_drain())
         try:
@@ -170,7 +169,7 @@ class Pipeline:
         if not any(isinstance(failure, LedgerFaultError) for failure in self._failures):
             await self._close_rest()
         if self._failures:
-            raise min(self._failures, key=_precedence)
+            raise min(self._failures, key=precedence)
 
     # --- tasks --------------------------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class Pipeline:
                 if row is None:
                     self._exhausted = True
                     break
-                self._rows_read += 1
+                self.rows_read += 1
                 case = await self._admit(row)
                 if case is not None:
                     return case
@@ -215,25 +214,13 @@ class Pipeline:
             return None
         case = self._retrier.open_case(row, is_in_doubt=standing is Standing.TO_LOOK_UP)
         self._in_hand[case] = None
-        ending = unasked(row, standing) or await self._pass_gates(case)
+        ending = unasked(row, standing)
         if ending is None:
-            return case
+            if await self._entrance.admit(case, stopping=self._stop_requested):
+                return case
+            self._exhausted |= self._entrance.is_at_limit
+            ending = LeftOpen()
         await self._close(case, ending)
-        return None
-
-    async def _pass_gates(self, case: Case) -> LeftOpen | None:
-        """Let an invoice through: as a canary, or once they are through; at the limit it is left open."""
-        if self._left_to_ask == 0:
-            self._exhausted = self.is_at_limit = True
-            return LeftOpen()
-        if self._canary.admit():
-            case.is_canary = True
-        elif self._canary.holds_back:
-            await self._let_through.wait()
-            if self._pace.is_stopping:
-                return LeftOpen()
-        if self._left_to_ask is not None:
-            self._left_to_ask -= 1
         return None
 
     async def _cancel_invoice(self, case: Case) -> None:
@@ -246,12 +233,16 @@ class Pipeline:
 
     async def _ask(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
+        try:
+            await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
+        except RunStoppingError:
+            return self._retrier.abandon(case)
         clock = asyncio.get_running_loop().time
         came_at = clock()
         await self._exposure.enter(case)
         case.held_up_s += clock() - came_at
         try:
-            step = await self._retrier.advance(case)
+            step = await self._retrier.advance(case, on_departure=self._exposure.note_departure)
             if isinstance(step, Waiting):
                 await self._exposure.park(case)
         except BaseException:
@@ -285,11 +276,7 @@ class Pipeline:
     def _note(self, case: Case, result: Result) -> None:
         """Count a row, and stop if the gates say so."""
         self._results[result.reason] += 1
-        failure: SafetyStopError | None = self._thresholds.note(result)
-        if case.is_canary:
-            failure = self._canary.note(result) or failure
-            if not self._canary.holds_back:
-                self._let_through.set()
+        failure = self._entrance.note(case, result)
         if failure is not None and not self._stop_requested.is_set():
             self.fail(failure)
 
@@ -299,7 +286,7 @@ class Pipeline:
             await self._close(case, ending or self._retrier.abandon(case))
 
 
-def _precedence(failure: Exception) -> int:
+def precedence(failure: Exception) -> int:
     """Order failures as their exit codes take precedence: ledger, defect, safety stop."""
     if isinstance(failure, LedgerFaultError):
         return 0

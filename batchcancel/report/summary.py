@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from itertools import groupby
+from textwrap import wrap
+from typing import Any, Final
 
 import msgspec
 
 from batchcancel.model import Outcome, Reason, RunState, RunSummary
+
+_MERCHANTS_SHOWN: Final = 20
+_LINE_WIDTH: Final = 100
 
 
 def mask(merchant_id: str) -> str:
@@ -19,8 +24,9 @@ def summary_json(summary: RunSummary, *, exit_code: int) -> bytes:
     """Write a summary as one JSON object.
 
     Keys: ``run_id env host merchant_id ledger state why rows outcomes reasons settled_earlier
-    duplicates excluded open amounts_canceled duration_s invoices_per_s exit_code``. Counts are of invoices;
-    ``outcomes`` always has all four; amounts are decimal strings by currency.
+    duplicates excluded open stopped_merchants amounts_canceled duration_s invoices_per_s exit_code``.
+    Counts are of invoices; ``outcomes`` always has all four; amounts are decimal strings by currency.
+    ``stopped_merchants`` lists ``merchant_id open why`` of those whose rows were stopped alone.
     """
     tally = summary.tally
     document: dict[str, Any] = {
@@ -38,6 +44,7 @@ def summary_json(summary: RunSummary, *, exit_code: int) -> bytes:
         "duplicates": tally.duplicates,
         "excluded": tally.excluded,
         "open": tally.open,
+        "stopped_merchants": summary.stopped_merchants,
         "amounts_canceled": summary.amounts_canceled,
         "duration_s": summary.duration_s,
         "invoices_per_s": _rate(summary),
@@ -51,6 +58,7 @@ def summary_text(summary: RunSummary) -> str:
     if not summary.tally.rows:
         return "Nothing to do: the manifest has no rows.\n"
     lines = [_headline(summary), "", *_table(_count_rows(summary)), "", *_amounts(summary)]
+    lines += _stopped_merchants(summary)
     lines += [f"  ledger   {summary.ledger}", f"  time     {_duration(summary)}"]
     return "\n".join(lines) + "\n"
 
@@ -72,7 +80,9 @@ def _headline(summary: RunSummary) -> str:
         case RunState.STOPPED if summary.as_asked:
             return f"Stopped where asked: {summary.why} {count_rows(tally.open)} left for the next run."
         case RunState.STOPPED:
-            return f"Stopped for safety, {count_rows(tally.open)} left open."
+            count = len(summary.stopped_merchants)
+            cause = count_merchants(count) if count else "safety"
+            return f"Stopped for {cause}, {count_rows(tally.open)} left open."
         case RunState.INTERRUPTED:
             return f"Interrupted ({summary.why}). Run the same command again to go on."
 
@@ -111,6 +121,23 @@ def _amounts(summary: RunSummary) -> list[str]:
         *(f"    {code}  {amount:>{width}}" for code, amount in amounts.items()),
         "",
     ]
+
+
+def _stopped_merchants(summary: RunSummary) -> list[str]:
+    stopped = summary.stopped_merchants
+    if not stopped:
+        return []
+    shown = stopped[:_MERCHANTS_SHOWN]
+    width = max(len(str(one.merchant_id)) for one in shown)
+    lines = ["  merchants stopped"]
+    for why, merchants in groupby(shown, key=lambda one: one.why):
+        lines += [
+            f"    {one.merchant_id:<{width}}  {count_invoices(one.open)} left open" for one in merchants
+        ]
+        lines += wrap(why, _LINE_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    if more := len(stopped) - len(shown):
+        lines.append(f"    and {more:,} more; --json lists them all")
+    return [*lines, ""]
 
 
 def _advice(reason: Reason) -> str:
@@ -152,6 +179,11 @@ def count_rows(count: int) -> str:
 def count_invoices(count: int, kind: str = "") -> str:
     """Write a number of invoices, of some kind, in words for people."""
     return f"1 {kind}invoice" if count == 1 else f"{count:,} {kind}invoices"
+
+
+def count_merchants(count: int) -> str:
+    """Write a number of merchants in words for people."""
+    return "1 merchant" if count == 1 else f"{count:,} merchants"
 
 
 def _grouped(amount: str) -> str:

@@ -50,6 +50,11 @@ class Lane(Protocol):
         """Whether the run is stopping."""
         ...
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request might leave now; otherwise everyone on this lane waits."""
+        ...
+
     async def send(
         self, kind: RequestKind, invoice_id: str, *, on_departure: Callable[[], None]
     ) -> Reply | TransportError:
@@ -96,7 +101,7 @@ class Retrier:
         lane: Lane,
         *,
         max_attempts: int,
-        ledger_began_at: float | None,
+        ledger_began_at: Callable[[], float] | None,
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         """Prepare. Needs a running event loop.
@@ -104,8 +109,9 @@ class Retrier:
         Args:
             lane: The paced way to the service.
             max_attempts: Most POSTs for an invoice, and most look-ups.
-            ledger_began_at: When the ledger's first run began, Unix seconds on the service's clock;
-                tells our cancelations from earlier ones. None if it is not known.
+            ledger_began_at: Tells when the ledger's first run began, Unix seconds on the service's clock,
+                which is read during the run; tells our cancelations from earlier ones. None if it is not
+                known.
             on_event: Told of retries; must not block.
         """
         self._lane = lane
@@ -126,23 +132,27 @@ class Retrier:
         first = RequestKind.LOOK_UP if is_in_doubt or row.match else RequestKind.CANCEL
         return Case(row=row, next=first, doubted_earlier=is_in_doubt, to_match=row.match)
 
-    async def advance(self, case: Case) -> Step:
+    async def advance(self, case: Case, *, on_departure: Callable[[Case], None] = lambda _case: None) -> Step:
         """Ask about an invoice until it is settled or has to wait.
 
         If cancelled, ``abandon`` tells what is known of the invoice.
+
+        Args:
+            case: The invoice.
+            on_departure: Told whenever a request of it leaves.
 
         Raises:
             SafetyStopError: What came back means that the run has to stop.
         """
         while True:
             try:
-                decision = await self._ask(case)
+                decision = await self._ask(case, on_departure)
             except RunStoppingError:
                 return self.abandon(case)
             if isinstance(decision, Settle):
                 return Settled(case.result(decision))
             case.next = decision.kind
-            if decision.after_s != 0:
+            if decision.after_s != 0 or not self._lane.is_open:
                 return self.abandon(case) if self._lane.is_stopping else Waiting(decision.after_s)
 
     async def persist(
@@ -193,13 +203,16 @@ class Retrier:
 
     # --- one request --------------------------------------------------------------------------
 
-    async def _ask(self, case: Case) -> Settle | Send:
+    async def _ask(self, case: Case, on_departure: Callable[[Case], None]) -> Settle | Send:
         """Send the next request and decide on what comes back."""
         kind = case.next
+
+        def depart() -> None:
+            case.depart(kind, self._clock())
+            on_departure(case)
+
         try:
-            answer = await self._lane.send(
-                kind, case.row.invoice_id, on_departure=lambda: case.depart(kind, self._clock())
-            )
+            answer = await self._lane.send(kind, case.row.invoice_id, on_departure=depart)
         except SafetyStopError:
             # Also where it comes from an untrusted certificate, no byte of this request has left.
             case.in_doubt = False
@@ -237,7 +250,7 @@ class Retrier:
             refused_last=case.refused_last,
             forbidden=case.forbidden,
             pendings=case.pendings,
-            ledger_began_at=self._ledger_began_at,
+            ledger_began_at=None if self._ledger_began_at is None else self._ledger_began_at(),
             is_canary=case.is_canary,
             unconfirmed=case.unconfirmed,
             to_match=case.to_match,

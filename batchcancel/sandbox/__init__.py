@@ -50,9 +50,17 @@ from __future__ import annotations
 from batchcancel.sandbox.options import (
     SANDBOX_KEY_ID,
     SANDBOX_MERCHANT_ID,
+    SANDBOX_PORTFOLIO_ID,
     SANDBOX_SECRET,
     SandboxOptions,
 )
 from batchcancel.sandbox.server import Sandbox
 
-__all__ = ["SANDBOX_KEY_ID", "SANDBOX_MERCHANT_ID", "SANDBOX_SECRET", "Sandbox", "SandboxOptions"]
+__all__ = [
+    "SANDBOX_KEY_ID",
+    "SANDBOX_MERCHANT_ID",
+    "SANDBOX_PORTFOLIO_ID",
+    "SANDBOX_SECRET",
+    "Sandbox",
+    "SandboxOptions",
+]

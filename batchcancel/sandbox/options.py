@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # not loaded for those who sign with the shared secret: it is
     from batchcancel.sandbox.keys import SandboxKeys
 
 SANDBOX_MERCHANT_ID: Final = "sandbox_merchant"
+SANDBOX_PORTFOLIO_ID: Final = "sandbox_portfolio"
 SANDBOX_KEY_ID: Final = "5a0db0c5-0000-4000-8000-5a0db0c50001"
 SANDBOX_SECRET: Final = base64.b64encode(b"batchcancel sandbox: not a secret").decode()
 """Published on purpose: it opens nothing but the simulator."""

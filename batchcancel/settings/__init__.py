@@ -81,7 +81,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The host that is called; None for the simulator in this process."""
     ledger: Path
     rate: float | None
-    """Requests a second; None for no limit."""
+    """Requests a second, of all merchants together; None for no limit."""
     proxy: str | None
     expect_count: tuple[int, int] | None
     """The least and the most distinct valid ids that the manifest may have; None for any number."""
@@ -141,6 +141,7 @@ def load_settings(
 def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
+    _check_merchants(options, gathering)
     credentials = None if base_url is None else _credentials(options, gathering)
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
@@ -154,13 +155,30 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         environment=environment,
         base_url=base_url,
         ledger=ledger,
-        rate=options.rate or (None if environment is Environment.SANDBOX else DEFAULT_RATE),
+        rate=_rate(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
         match=read_matches(options.match, source=gathering.sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(gathering.warnings),
     )
+
+
+def _rate(options: Options, environment: Environment) -> float | None:
+    """Return the requests a second for all merchants together; None for no limit."""
+    if options.rate is not None:
+        return options.rate
+    is_unlimited = environment is Environment.SANDBOX or options.rate_per_merchant is not None
+    return None if is_unlimited else DEFAULT_RATE
+
+
+def _check_merchants(options: Options, gathering: Gathering) -> None:
+    """Refuse a rate for each merchant where the manifest names none."""
+    if options.rate_per_merchant is not None and options.merchant_column is None:
+        raise SettingsError(
+            f"{gathering.sources['rate_per_merchant']} goes with --merchant-column, which says whose "
+            "invoice a row is; use --rate otherwise."
+        )
 
 
 def _credentials(options: Options, gathering: Gathering) -> Credentials:

@@ -56,6 +56,7 @@ class Credentials(Struct, frozen=True, kw_only=True):
     """Who signs, and for whom, as it was given; what ``api`` signs with is made of it by ``job``."""
 
     merchant_id: str
+    """The run's own merchant; the portfolio, where each row of the manifest says whose it is."""
     portfolio_id: str | None = None
     key: SharedSecret | P12File
     encryption: Encryption | None = None
@@ -79,9 +80,10 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
             raise SettingsError(
                 f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
             )
-    assert options.merchant_id  # noqa: S101 - checked above
+    merchant_id = options.merchant_id if options.merchant_column is None else options.portfolio_id
+    assert merchant_id  # noqa: S101 - checked above
     return Credentials(
-        merchant_id=options.merchant_id,
+        merchant_id=merchant_id,
         portfolio_id=options.portfolio_id,
         key=_p12_file(options, sources, warnings)
         if options.auth is Auth.P12
@@ -91,7 +93,8 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
 
 
 def _check_complete(options: Options) -> None:
-    required = ["merchant_id"]
+    # With merchants in the manifest it is a portfolio's key that signs for all of them.
+    required = ["merchant_id" if options.merchant_column is None else "portfolio_id"]
     required += ["p12_file"] if options.auth is Auth.P12 else ["key_id"]
     missing = ["BATCHCANCEL_" + name.upper() for name in required if not getattr(options, name)]
     secret = "p12_password" if options.auth is Auth.P12 else "shared_secret"

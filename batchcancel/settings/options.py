@@ -104,6 +104,10 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Annotated[
         ManifestFormat | None, _flag("how the manifest is written (default: by its file name)")
     ] = None
+    merchant_column: Annotated[
+        str | None,
+        _flag("the column that says whose invoice a row is; a portfolio's key signs for each", "NAME"),
+    ] = None
     encoding: Annotated[str, _flag("the manifest's encoding", "NAME")] = "utf-8"
     keep: Annotated[
         tuple[str, ...], _flag("carry this column into the ledger; may be repeated", "COLUMN")
@@ -114,6 +118,10 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate: Annotated[
         Annotated[float, Meta(gt=0, le=100_000)] | None,
         _flag("most requests a second, all kinds together (default: 20; no limit on loopback)", "N"),
+    ] = None
+    rate_per_merchant: Annotated[
+        Annotated[float, Meta(gt=0, le=100_000)] | None,
+        _flag("most requests a second for each merchant; --rate then limits all together, if given", "N"),
     ] = None
     timeout: Annotated[float, _flag("seconds for one request; 10 of them to connect", "S", gt=0, le=3600)] = (
         30.0

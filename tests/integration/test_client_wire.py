@@ -101,8 +101,7 @@ async def test_look_up_that_aiohttp_repeats_carries_a_fresh_token() -> None:
         turns.append(len(requests))
 
     async with _serve(handler) as base_url, _client(base_url) as client:
-        client.before_repeat = take_turn
-        replies = [await client.send(RequestKind.LOOK_UP, "1") for _ in range(2)]
+        replies = [await client.send(RequestKind.LOOK_UP, "1", before_repeat=take_turn) for _ in range(2)]
     assert [reply.invoice.status for reply in replies] == ["PAID", "PAID"]
     assert [method for method, _ in requests] == ["GET"] * 3
     # The repeat alone waits for a turn of its own: the rate's limit counts what is on the wire.

@@ -45,8 +45,8 @@ from batchcancel.model import (
     Tally,
     utc_text,
 )
-from batchcancel.pace import Pace
-from batchcancel.pipeline import Pipeline
+from batchcancel.pace import Pace, Quota
+from batchcancel.pipeline import Entrance, Exposure, Pipeline
 from batchcancel.retry import Retrier
 from batchcancel.settings import RetryErrors
 
@@ -364,7 +364,10 @@ class Computer:
     ) -> tuple[RunState, str | None]:
         try:
             self._pace = pace = Pace(
-                self._serve, concurrency=self.concurrency, rate=self.rate, max_outage_s=MAX_OUTAGE_S
+                self._serve,
+                slots=asyncio.Semaphore(self.concurrency),
+                quota=Quota(self.rate),
+                max_outage_s=MAX_OUTAGE_S,
             )
             if self.is_stopping:
                 pace.stop()
@@ -374,12 +377,13 @@ class Computer:
             first_run = ledger.history.first_started_at or record.started_at
             began_at = datetime.fromisoformat(first_run).timestamp() - _CLOCK_DOUBT_S
             self._pipeline = Pipeline(
-                retrier=Retrier(pace, max_attempts=self.max_attempts, ledger_began_at=began_at),
+                retrier=Retrier(pace, max_attempts=self.max_attempts, ledger_began_at=lambda: began_at),
                 pace=pace,
                 sink=ledger,
                 standing_of=selection.standing_of,
-                concurrency=self.concurrency,
-                max_in_doubt=self.max_in_doubt,
+                workers=self.concurrency,
+                exposure=Exposure(places=self.concurrency, doubts=self.max_in_doubt),
+                entrance=Entrance(),
             )
             pace.unfinished = self._pipeline.unfinished
             await self._pipeline.run(_read(rows))

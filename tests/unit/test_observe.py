@@ -24,6 +24,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    MerchantStopped,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -146,6 +147,15 @@ LINES: list[tuple[Event, dict[str, object]]] = [
         {"event": "group.committed", "level": "debug", "results": 2, "size_bytes": 512, "sync_ms": 1.2},
     ),
     (STOP, {"event": "stop.requested", "level": "info", "why": "SIGTERM"}),
+    (
+        MerchantStopped(merchant_id="shop_b", why="The key is refused."),
+        {
+            "event": "merchant.stopped",
+            "level": "warning",
+            "merchant_id": "shop_b",
+            "why": "The key is refused.",
+        },
+    ),
     (
         KeyFileChanged(path="key.p12", problem=None),
         {"event": "key_file.changed", "level": "info", "path": "key.p12", "problem": None},

@@ -18,7 +18,7 @@ from batchcancel.errors import (
     TransportError,
 )
 from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted, Reply, RequestKind
-from batchcancel.pace import Pace, RateLimiter
+from batchcancel.pace import Pace, Quota, RateLimiter
 from batchcancel.pace.health import Health
 
 InVirtualTime = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -53,7 +53,11 @@ class Wire:
 
     def pace(self, *, concurrency: int = 16, rate: float | None = None, max_outage_s: float = 600) -> Pace:
         return Pace(
-            self, concurrency=concurrency, rate=rate, max_outage_s=max_outage_s, on_event=self.events.append
+            self,
+            slots=asyncio.Semaphore(concurrency),
+            quota=Quota(rate, on_event=self.events.append),
+            max_outage_s=max_outage_s,
+            on_event=self.events.append,
         )
 
     def times(self, kind: RequestKind) -> list[float]:

@@ -33,8 +33,8 @@ from batchcancel.model import (
     StopRequested,
     Tally,
 )
-from batchcancel.pace import Pace
-from batchcancel.pipeline import Pipeline
+from batchcancel.pace import Pace, Quota
+from batchcancel.pipeline import Entrance, Exposure, Pipeline
 from batchcancel.pipeline import pipeline as pipeline_module
 from batchcancel.retry import Retrier
 
@@ -108,19 +108,21 @@ class House:
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         self.pace = Pace(
             self.serve,
-            concurrency=self.concurrency,
-            rate=None,
+            slots=asyncio.Semaphore(self.concurrency),
+            quota=Quota(None, on_event=self.events.append),
             max_outage_s=600,
             on_event=self.events.append,
         )
+        self.entrance = Entrance(self.gates)
         retrier = Retrier(self.pace, max_attempts=3, ledger_began_at=None)
         self.pipeline = Pipeline(
             retrier=retrier,
             pace=self.pace,
             sink=self,
             standing_of=self.standing_of,
-            concurrency=self.concurrency,
-            gates=self.gates,
+            workers=self.concurrency,
+            exposure=Exposure(places=self.concurrency, doubts=250),
+            entrance=self.entrance,
             on_event=self.events.append,
         )
         self.pace.unfinished = self.pipeline.unfinished
@@ -370,7 +372,7 @@ def test_the_limit_counts_invoices_that_are_asked_about(in_virtual_time: InVirtu
         *[ManifestRow(row=row, invoice_id=str(row)) for row in range(6, 12)],
     ]
     tally = in_virtual_time(house.run(rows))
-    assert house.pipeline.is_at_limit
+    assert house.entrance.is_at_limit
     assert {invoice_id for _, invoice_id in house.sent} == {"2", "6", "7"}
     assert tally == Tally(
         rows=11,
@@ -388,7 +390,7 @@ def test_a_limit_that_is_just_enough_is_not_reached(in_virtual_time: InVirtualTi
     house = House()
     house.gates = Gates(limit=3)
     assert in_virtual_time(house.run([*ids(3), ManifestRow(row=4, invoice_id="1", duplicate_of=1)])).open == 0
-    assert not house.pipeline.is_at_limit
+    assert not house.entrance.is_at_limit
 
 
 def test_a_limit_lets_retries_go_on(in_virtual_time: InVirtualTime) -> None:

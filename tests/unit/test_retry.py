@@ -28,7 +28,7 @@ from batchcancel.model import (
     Result,
     RetryScheduled,
 )
-from batchcancel.pace import Pace
+from batchcancel.pace import Pace, Quota
 from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Waiting
 
 InVirtualTime = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -77,11 +77,20 @@ class Script:
         before: Callable[[Pace], object] = lambda _pace: None,
     ) -> Result | None:
         """Drive one invoice to its end; None if it is left open."""
-        pace = Pace(self, concurrency=4, rate=None, max_outage_s=600, on_event=self.events.append)
+        pace = Pace(
+            self,
+            slots=asyncio.Semaphore(4),
+            quota=Quota(None, on_event=self.events.append),
+            max_outage_s=600,
+            on_event=self.events.append,
+        )
         pace.unfinished = lambda: 1
         before(pace)
         retrier = Retrier(
-            pace, max_attempts=max_attempts, ledger_began_at=ledger_began_at, on_event=self.events.append
+            pace,
+            max_attempts=max_attempts,
+            ledger_began_at=None if ledger_began_at is None else lambda: ledger_began_at,
+            on_event=self.events.append,
         )
         row = ManifestRow(row=1, invoice_id="2675", match=match)
         case = retrier.open_case(row, is_in_doubt=is_in_doubt)
@@ -321,7 +330,7 @@ def test_an_untrusted_host_leaves_the_invoice_open(in_virtual_time: InVirtualTim
         raise HostUntrustedError("untrusted")
 
     async def scenario() -> object:
-        pace = Pace(refuse, concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(refuse, slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         with pytest.raises(HostUntrustedError):
@@ -367,7 +376,7 @@ def test_a_refused_key_is_raised_and_leaves_the_invoice_open(in_virtual_time: In
     script = Script([said(401)], probes=[said(401)])
 
     async def scenario() -> object:
-        pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(script, slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         with pytest.raises(CredentialsRefusedError):
@@ -383,7 +392,7 @@ def test_an_account_that_is_refused_everywhere_is_no_invoices_fault(in_virtual_t
     script = Script([said(400)], [said(400)], probes=[said(400)])
 
     async def scenario() -> object:
-        pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(script, slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         await pace.greet()
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
@@ -439,7 +448,7 @@ def test_a_post_that_is_cancelled_in_flight_is_unknown(in_virtual_time: InVirtua
         return DONE
 
     async def scenario() -> tuple[object, object]:
-        pace = Pace(hang, concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(hang, slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         cases: list[Case] = [retrier.open_case(ManifestRow(row=row, invoice_id="2675")) for row in (1, 2)]
         tasks = [asyncio.create_task(retrier.advance(case)) for case in cases]
@@ -565,7 +574,7 @@ def test_a_canary_that_is_dropped_before_its_look_up_is_unknown(in_virtual_time:
 
     async def drop() -> Settled | LeftOpen:
         script = Script([DONE], [said(500)])
-        pace = Pace(script, concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(script, slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         case.is_canary = True
@@ -584,7 +593,7 @@ def test_waits_behind_other_invoices_use_up_no_time(
     """With one place, an invoice that is throttled for minutes must not cost the others theirs."""
 
     async def is_out_of_time() -> bool:
-        pace = Pace(Script([DONE]), concurrency=1, rate=None, max_outage_s=600)
+        pace = Pace(Script([DONE]), slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
         retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
         case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
         case.began_at = asyncio.get_running_loop().time() - 500.0

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from batchcancel.job.account import COMPLETE, Account
-from batchcancel.model import Reason, ResolvedBy, Result, RunState, RunSummary, Tally
+from batchcancel.model import (
+    Reason,
+    ResolvedBy,
+    Result,
+    RunState,
+    RunSummary,
+    StoppedMerchant,
+    Tally,
+)
 from batchcancel.report import mask, summary_json, summary_text
 from batchcancel.settings import load_settings
 
@@ -264,6 +272,25 @@ def test_a_run_without_duration_has_no_rate() -> None:
     assert document["invoices_per_s"] == 0.0
 
 
+def test_stopped_merchants_are_listed_up_to_twenty() -> None:
+    """One reason stands once below those it holds for; programs get them all."""
+    stopped = tuple(
+        StoppedMerchant(merchant_id=f"shop_{number:02}", open=number, why="Refused." if number else "Gone.")
+        for number in range(25)
+    )
+    given = summary(tally=Tally(rows=300, open=300), state=RunState.STOPPED, stopped_merchants=stopped)
+    text = summary_text(given)
+    assert text.startswith("Stopped for 25 merchants, 300 rows left open.\n")
+    assert "    shop_00  0 invoices left open\n      Gone.\n    shop_01  1 invoice left open\n" in text
+    assert text.count("Refused.") == 1
+    assert (
+        "    shop_19  19 invoices left open\n      Refused.\n    and 5 more; --json lists them all\n" in text
+    )
+    listed = json.loads(summary_json(given, exit_code=4))["stopped_merchants"]
+    assert [one["open"] for one in listed] == list(range(25))
+    assert listed[24] == {"merchant_id": "shop_24", "open": 24, "why": "Refused."}
+
+
 def test_the_json_summary_is_pinned() -> None:
     """Programs read it: the keys and their meaning never change."""
     given = summary(
@@ -291,6 +318,7 @@ def test_the_json_summary_is_pinned() -> None:
         "duplicates": 3,
         "excluded": 0,
         "open": 0,
+        "stopped_merchants": [],
         "amounts_canceled": {"USD": "1234567.10"},
         "duration_s": 2.0,
         "invoices_per_s": 617286.5,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchcancel.model import Event, RateChanged, Reply, RequestKind
-from batchcancel.pace import Pace
+from batchcancel.pace import Pace, Quota
 from batchcancel.pace.tempo import Tempo
 from batchcancel.sandbox.limits import RateLimit, rate_limit
 from batchcancel.sandbox.options import RateLimitKind, SandboxOptions
@@ -58,7 +58,12 @@ class Service:
         """Send what a run would, 16 at a time, and return the seconds that it took."""
         random.seed(7)  # the back-off's jitter
         clock = asyncio.get_running_loop().time
-        pace = Pace(self, concurrency=16, rate=rate, max_outage_s=600, on_event=self.events.append)
+        pace = Pace(
+            self,
+            slots=asyncio.Semaphore(16),
+            quota=Quota(rate, on_event=self.events.append),
+            max_outage_s=600,
+        )
         waiting = iter(range(invoices))
 
         async def work() -> None:

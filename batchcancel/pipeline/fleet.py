@@ -1,0 +1,258 @@
+"""Several merchants in one run: a pipeline for each, over one stream of rows.
+
+What stops one merchant (its key refused, an outage of its own) stops its own rows only; everything
+else, such as a threshold, a changed manifest or a signal, stops all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchcancel.errors import (
+    CredentialsRefusedError,
+    OutageTooLongError,
+    RunStoppingError,
+    SafetyStopError,
+)
+from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally
+from batchcancel.pace import Pace
+from batchcancel.pipeline.entrance import Entrance
+from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, precedence
+
+OpenLane = Callable[[str | None, Callable[[Exception], None]], "Lane"]
+"""Builds a merchant's lane, whose pipeline tells of each failure at once."""
+
+_OF_A_MERCHANT: Final = (CredentialsRefusedError, OutageTooLongError)
+"""What concerns one merchant where the rows of several are under way."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Lane:
+    """One merchant's part of a run."""
+
+    merchant_id: str | None
+    """None for the run's own merchant."""
+    pace: Pace
+    pipeline: Pipeline
+    to_ask: int
+    """Invoices that are to be asked about, as the check counted them."""
+    rows: asyncio.Queue[ManifestRow | None] = field(default_factory=asyncio.Queue)
+    """Rows that were read for it and not taken yet; None ends them."""
+    is_over: bool = False
+    stopped_by: SafetyStopError | None = None
+    """What stopped this merchant alone."""
+
+    def stop(self, why: str) -> None:
+        """Let no new cancelation leave; its reader, if it waits for a row, is told that none comes."""
+        self.pipeline.stop(why)
+        self.rows.put_nowait(None)
+
+    @property
+    def left_open(self) -> int:
+        """Invoices that were to be asked about and have no row of this run."""
+        results = self.pipeline.tally(rows=self.pipeline.rows_read).results
+        return self.to_ask - sum(n for reason, n in results.items() if reason is not Reason.INVALID_ID)
+
+
+class Fleet:
+    """The pipelines of a run, one a merchant; a run for one merchant has just one."""
+
+    def __init__(
+        self,
+        merchants: Collection[str | None],
+        *,
+        open_lane: OpenLane,
+        entrance: Entrance,
+        on_event: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        """Prepare; nothing is read and nothing sent.
+
+        Args:
+            merchants: Whose rows there are, one or more; None is the run's own merchant.
+            open_lane: Builds the lane of one, when its first row comes.
+            entrance: What all pipelines share.
+            on_event: Told of each merchant that was stopped alone; must not block.
+        """
+        self._merchants = merchants
+        self._open_lane = open_lane
+        self._entrance = entrance
+        self._on_event = on_event
+        self._lanes: dict[str | None, Lane] = {}
+        self._room = asyncio.Semaphore(MAX_WAITING)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[Exception] = []
+        self._stopped_for: str | None = None
+        """Why everything stops; None as long as it does not."""
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether invoices were left because the limit was reached."""
+        return self._entrance.is_at_limit
+
+    @property
+    def stopped_merchants(self) -> tuple[StoppedMerchant, ...]:
+        """The merchants that were stopped while others went on, in the order of the manifest."""
+        return tuple(
+            StoppedMerchant(merchant_id=lane.merchant_id, open=lane.left_open, why=str(lane.stopped_by))
+            for lane in self._lanes.values()
+            if lane.stopped_by is not None
+        )
+
+    def tally(self, *, rows: int) -> Tally:
+        """Count what became of the rows so far.
+
+        Args:
+            rows: Data rows of the manifest, as its check counted them; what was not read is open.
+        """
+        parts = [lane.pipeline.tally(rows=lane.pipeline.rows_read) for lane in self._lanes.values()]
+        results: Counter[Reason] = Counter()
+        for part in parts:
+            results.update(part.results)
+        return Tally(
+            rows=rows,
+            results=dict(results),
+            settled_earlier=sum(part.settled_earlier for part in parts),
+            duplicates=sum(part.duplicates for part in parts),
+            excluded=sum(part.excluded for part in parts),
+            open=rows + sum(part.open - part.rows for part in parts),
+        )
+
+    def stop(self, why: str) -> None:
+        """Let no new cancelation leave and drain what is in flight; see ``Pipeline.stop``."""
+        if self._stopped_for is None:
+            self._stopped_for = why
+            self._room.release()  # wakes the reader, which reads on no more
+        for lane in self._lanes.values():
+            lane.stop(why)
+
+    def abort(self, why: str) -> None:
+        """Stop without waiting for what is in flight; see ``Pipeline.abort``."""
+        self.stop(why)
+        for lane in self._lanes.values():
+            lane.pipeline.abort(why)
+
+    def fail(self, failure: Exception) -> None:
+        """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
+        self._failures.append(failure)
+        self.stop(str(failure))
+        for lane in self._lanes.values():
+            lane.pipeline.fail(failure)
+
+    async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
+        """Bring every row to its end, or to where a stop leaves it.
+
+        Before the first row of a merchant with anything to ask, one signed read has to be taken. If
+        cancelled, every pipeline aborts and the cancellation is raised again.
+
+        Raises:
+            LedgerFaultError: The sink can't take rows any more.
+            SafetyStopError: The run had to stop; what could be drained is drained. Not for what stopped
+                one merchant of several: ``stopped_merchants`` tells of that.
+            Exception: A defect; what could be drained is drained.
+        """
+        self._spawn(self._feed(rows))
+        try:
+            while self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
+        if self._failures:
+            raise min(self._failures, key=precedence)
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(failure := task.exception(), Exception):
+            self._failures.append(failure)
+            self.stop(type(failure).__name__)
+
+    async def _feed(self, rows: AsyncIterator[ManifestRow]) -> None:
+        """Hand each row to its merchant's pipeline; when too many are ahead, wait."""
+        if self._is_alone:
+            await self._work(self._lane_of(next(iter(self._merchants))), rows)
+            return
+        try:
+            async for row in rows:
+                lane = self._lane_of(row.merchant_id)
+                if lane.is_over:
+                    continue  # its merchant was stopped: the row stays open
+                await self._room.acquire()
+                if self._stopped_for is not None or self.is_at_limit:
+                    return
+                lane.rows.put_nowait(row)
+        finally:
+            for lane in self._lanes.values():
+                lane.rows.put_nowait(None)
+
+    def _lane_of(self, merchant_id: str | None) -> Lane:
+        lane = self._lanes.get(merchant_id)
+        if lane is None:
+            lane = self._open_lane(merchant_id, lambda failure: self._note_failure(merchant_id, failure))
+            self._lanes[merchant_id] = lane
+            if self._stopped_for is not None:
+                lane.stop(self._stopped_for)
+            if not self._is_alone:
+                self._spawn(self._work(lane, self._rows_of(lane)))
+        return lane
+
+    async def _work(self, lane: Lane, rows: AsyncIterator[ManifestRow]) -> None:
+        """Run one merchant's pipeline to its end, or until what concerns this merchant alone."""
+        try:
+            if lane.to_ask:
+                await lane.pace.greet()
+            await lane.pipeline.run(rows)
+        except RunStoppingError:
+            pass
+        except SafetyStopError as exc:
+            if not self._contain(lane, exc):
+                raise
+        finally:
+            lane.is_over = True
+            while not lane.rows.empty():
+                if lane.rows.get_nowait() is not None:
+                    self._room.release()
+
+    async def _rows_of(self, lane: Lane) -> AsyncIterator[ManifestRow]:
+        while (row := await lane.rows.get()) is not None:
+            self._room.release()
+            yield row
+
+    # --- failures ---------------------------------------------------------------------------------
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(self._merchants) == 1
+
+    def _note_failure(self, merchant_id: str | None, failure: Exception) -> None:
+        """Stop everyone at once for what one pipeline has met, unless it is that merchant's own affair."""
+        lane = self._lanes[merchant_id]
+        if self._contain(lane, failure):
+            lane.stop(str(failure))
+        else:
+            self.stop(str(failure))
+
+    def _contain(self, lane: Lane, failure: Exception) -> bool:
+        """Tell whether a failure is one merchant's own affair, and note it if it is.
+
+        As long as canaries are tried it is everyone's: they have to end well before others are touched.
+        """
+        if lane.stopped_by is failure:
+            return True
+        if not isinstance(failure, _OF_A_MERCHANT) or self._is_alone or self._entrance.is_trying:
+            return False
+        lane.stopped_by = failure
+        self._on_event(MerchantStopped(merchant_id=lane.merchant_id, why=str(failure)))
+        return True
