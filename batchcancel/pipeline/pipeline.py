@@ -86,8 +86,9 @@ class Pipeline:
         self._on_failure = on_failure
         self._on_event = on_event
         self._clock = asyncio.get_running_loop().time
-        self._reading: asyncio.Future[None] | None = None
-        """Done once the row is there that somebody is reading; None if nobody is."""
+        self._is_reading = False
+        self._row_read: asyncio.Future[None] | None = None
+        """Done once the row is there that somebody is reading; None if nobody else waits for it."""
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_requested = asyncio.Event()
@@ -197,8 +198,8 @@ class Pipeline:
     async def _next_case(self, rows: AsyncIterator[ManifestRow]) -> Case | None:
         """Read on to the next invoice that is to be asked about, and end the rows before it."""
         while not (self._exhausted or self._pace.is_stopping):
-            if self._reading is not None:
-                await asyncio.shield(self._reading)
+            if self._is_reading:
+                await self._wait_for_row()
                 continue
             row = await self._read(rows)
             if row is not None and (case := await self._admit(row)) is not None:
@@ -211,17 +212,24 @@ class Pipeline:
         Most rows are there already. A lock would hand each to the next worker in the queue, one turn of the
         event loop for every row; here whoever is running takes one.
         """
-        self._reading = asyncio.get_running_loop().create_future()
+        self._is_reading = True
         try:
             row = await anext(rows, None)
         finally:
-            self._reading.set_result(None)
-            self._reading = None
+            self._is_reading = False
+            if self._row_read is not None:
+                self._row_read.set_result(None)
+                self._row_read = None
         if row is None:
             self._exhausted = True
         else:
             self.rows_read += 1
         return row
+
+    async def _wait_for_row(self) -> None:
+        if self._row_read is None:
+            self._row_read = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._row_read)  # many wait for it, and one that is cancelled must not end it
 
     async def _admit(self, row: ManifestRow) -> Case | None:
         """Take an invoice in hand, if its row and the gates let it through."""
