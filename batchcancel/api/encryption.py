@@ -7,7 +7,7 @@ Python, and is encrypted in place; a reply costs an RSA private operation and be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,22 +75,23 @@ class MessageEncryption:
 
     Args:
         service_key: Gives the service's key of the moment.
-        response_key: Gives the key for replies; None if they come plain.
+        response_keys: Gives the keys for replies, the present one first: a reply may have been asked for
+            before the key changed. None if they come plain.
     """
 
     def __init__(
         self,
         *,
         service_key: Callable[[], EncryptionKey],
-        response_key: Callable[[], ResponseKey] | None = None,
+        response_keys: Callable[[], Sequence[ResponseKey]] | None = None,
     ) -> None:
         self._service_key = service_key
-        self._response_key = response_key
+        self._response_keys = response_keys
 
     @property
     def decrypts(self) -> bool:
         """Whether there is a key for replies."""
-        return self._response_key is not None
+        return self._response_keys is not None
 
     def encrypt(self, body: bytes, *, now: float) -> bytes:
         """Return the body to send instead: an object that holds the encrypted one.
@@ -105,12 +106,15 @@ class MessageEncryption:
 
     def decrypt(self, token: str) -> bytes | None:
         """Return what an encrypted reply says; None if it can't be decrypted. Never raises."""
-        if self._response_key is None:
-            return None
-        try:
-            return jwe.decrypt_compact(token, self._response_key().private_key, registry=_RECEIVED).plaintext
-        except Exception:  # noqa: BLE001 - whatever a hostile token makes the library raise: it can't be read
-            return None
+        keys = () if self._response_keys is None else self._response_keys()
+        return next((plain for key in keys if (plain := _decrypted(token, key)) is not None), None)
+
+
+def _decrypted(token: str, key: ResponseKey) -> bytes | None:
+    try:
+        return jwe.decrypt_compact(token, key.private_key, registry=_RECEIVED).plaintext
+    except Exception:  # noqa: BLE001 - whatever a hostile token makes the library raise: it can't be read
+        return None
 
 
 def encryption_key(certificates: tuple[x509.Certificate, ...], *, path: Path) -> EncryptionKey:

@@ -14,6 +14,7 @@ from batchcancel.api import (
     Identity,
     JwtKey,
     JwtSigner,
+    KeyFile,
     KeyFiles,
     SharedSecret,
     Signer,
@@ -47,41 +48,46 @@ def load_keys(settings: Settings) -> Keys:
     identity = Identity(merchant_id=given.merchant_id, portfolio_id=given.portfolio_id)
     if not isinstance(given.key, SharedSecretGiven):
         return _certified(given, identity, None)
-    secret = SharedSecret(key_id=given.key.key_id, secret=given.key.secret.reveal())
+    secret = _secret_file(given.key)
     if given.encryption is not None:
         return _certified(given, identity, secret)
     return _of_secret(settings.options.auth, identity, secret)
 
 
-def _certified(given: Credentials, identity: Identity, secret: SharedSecret | None) -> Keys:
+def _secret_file(given: SharedSecretGiven) -> KeyFile[SharedSecret]:
+    file = given.secret.file
+    return KeyFile(
+        [] if file is None else [file],
+        lambda: SharedSecret(key_id=given.key_id, secret=given.secret.read_again()),
+    )
+
+
+def _certified(given: Credentials, identity: Identity, secret: KeyFile[SharedSecret] | None) -> Keys:
     from batchcancel.job.certified import load_certificates  # noqa: PLC0415 - slow, see above
 
     found = load_certificates(given)
-    key: Callable[[], JwtKey] | None = found.signing_key if secret is None else lambda: secret
+    key: Callable[[], JwtKey] | None = found.signing_key if secret is None else secret.current
     assert key is not None  # noqa: S101 - a P12 file signs where no secret does
     return Keys(
         identity=identity,
         signer=JwtSigner(identity, key=key, response_key_id=found.response_key_id),
         encryption=found.encryption,
-        files=KeyFiles(found.files),
+        files=KeyFiles(found.files if secret is None else (secret, *found.files)),
         expiries=found.expiries,
     )
 
 
-def _of_secret(auth: Auth, identity: Identity, secret: SharedSecret) -> Keys:
+def _of_secret(auth: Auth, identity: Identity, secret: KeyFile[SharedSecret]) -> Keys:
     signer: Signer
     if auth is Auth.HTTP_SIGNATURE:
-        signer = HttpSignatureSigner(identity, key=secret)
+        signer = HttpSignatureSigner(identity, key=secret.current)
     else:
-        signer = JwtSigner(identity, key=lambda: secret)
-    return Keys(identity=identity, signer=signer, files=KeyFiles())
+        signer = JwtSigner(identity, key=secret.current)
+    return Keys(identity=identity, signer=signer, files=KeyFiles([secret]))
 
 
 def _simulated(auth: Auth) -> Keys:
     from batchcancel import sandbox  # noqa: PLC0415 - only where it is used
 
-    return _of_secret(
-        auth,
-        Identity(merchant_id=sandbox.SANDBOX_MERCHANT_ID),
-        SharedSecret(key_id=sandbox.SANDBOX_KEY_ID, secret=base64.b64decode(sandbox.SANDBOX_SECRET)),
-    )
+    secret = SharedSecret(key_id=sandbox.SANDBOX_KEY_ID, secret=base64.b64decode(sandbox.SANDBOX_SECRET))
+    return _of_secret(auth, Identity(merchant_id=sandbox.SANDBOX_MERCHANT_ID), KeyFile([], lambda: secret))

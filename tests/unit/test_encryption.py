@@ -50,7 +50,7 @@ def _service_key() -> EncryptionKey:
 
 
 _KEY: Final = _response_key()
-_ENCRYPTION: Final = MessageEncryption(service_key=_service_key, response_key=lambda: _KEY)
+_ENCRYPTION: Final = MessageEncryption(service_key=_service_key, response_keys=lambda: [_KEY])
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -204,6 +204,15 @@ def test_reply_for_another_key_is_refused(keys: KeyMaker) -> None:
     assert _ENCRYPTION.decrypt(_encrypted(key=RSAKey.import_key(keys.key.public_key()))) is None
 
 
+def test_reply_for_the_key_before_the_present_one_decrypts(keys: KeyMaker) -> None:
+    """It was asked for before the key file changed; the present key is tried first."""
+    present = parse_response_key(keys.pem(), password=None, key_id="new", path=_PATH)
+    encryption = MessageEncryption(service_key=_service_key, response_keys=lambda: (present, _KEY))
+    assert encryption.decrypt(_encrypted()) == _CANCELED
+    assert encryption.decrypt(_encrypted(key=RSAKey.import_key(keys.key.public_key()))) == _CANCELED
+    assert encryption.decrypt(_encrypted(key=RSAKey.import_key(keys.other_key.public_key()))) is None
+
+
 def test_reply_with_a_key_of_its_own_is_refused() -> None:
     """A content key in the clear protects nothing."""
     assert _ENCRYPTION.decrypt(_encrypted(key=OctKey.generate_key(256), alg="dir")) is None
@@ -259,7 +268,7 @@ def test_key_may_be_pem(pem: str, password: str | None) -> None:
         path=_PATH,
     )
     assert (key.key_id, key.expiry) == ("given", None)
-    assert MessageEncryption(service_key=_service_key, response_key=lambda: key).decrypt(_encrypted())
+    assert MessageEncryption(service_key=_service_key, response_keys=lambda: [key]).decrypt(_encrypted())
 
 
 def _refusal(content: bytes, password: bytes | None, key_id: str | None = "given") -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -94,7 +96,7 @@ _NAMED: Final = {
     "p12-alias-not-in-file": "merchant.p12 holds no certificate for other",
     # The SDK sends this one: it remembers the file by its name, whatever the password.
     "p12-wrong-password-but-cache-warm": "merchant.p12 can't be opened: its password",
-    "shared-secret-bad-base64": "BATCHCANCEL_SHARED_SECRET_FILE: the shared secret is not base64",
+    "shared-secret-bad-base64": "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not base64",
     "metakey-without-portfolio": "batchcancel.toml: portfolio_id takes a text that is not empty",
     "mle-with-http-signature": "BATCHCANCEL_MLE: message-level encryption does not go with HTTP Signature",
     "request-mle-shared-secret-without-cert": "set BATCHCANCEL_MLE_CERT_FILE",
@@ -291,6 +293,167 @@ def test_changed_file_that_is_no_good_leaves_all_old_keys(damage: str, problem: 
     assert change.problem.startswith(problem)
     assert "pass word" not in change.problem
     assert _claims(loaded, own)[0]["kid"] == "1111"
+
+
+@pytest.mark.parametrize("order", ["key first", "password first", "together"])
+@pytest.mark.parametrize("kind", ["signing", "replies"])
+def test_renewed_key_with_a_new_password_is_taken_in_either_order(
+    kind: str, order: str, keys: KeyMaker
+) -> None:
+    """In between the file can't be opened: that is said, and the old key stays in force."""
+    own = keys.certificate("merchant", "1111")
+    _write("key.p12", keys.p12(own, keys.certificate(_SERVICE, "2222", key=keys.other_key)))
+    _write("response.p12", keys.p12(keys.certificate("merchant", "3333")))
+    _write("word", b"pass word\n")
+    variable = "P12" if kind == "signing" else "MLE_RESPONSE_KEY"
+    environ = _P12 | _RESPONSE | {f"BATCHCANCEL_{variable}_PASSWORD_FILE": "word"}
+    del environ[f"BATCHCANCEL_{variable}_PASSWORD"]
+    loaded = _load(environ)
+    path = "key.p12" if kind == "signing" else "response.p12"
+    service = [keys.certificate(_SERVICE, "2222", key=keys.other_key)] if kind == "signing" else []
+    files = {
+        path: keys.p12(keys.certificate("merchant", "4444"), *service, password=b"new word"),
+        "word": b"new word\n",
+    }
+    names = list(files) if order != "password first" else ["word", path]
+    for name in names:
+        _write(name, files[name])
+        if name == names[0] and order != "together":
+            # A file whose password alone has changed can't be opened either, so it is tried at once.
+            (change,) = loaded.files.reload()
+            assert change.path == name
+            assert str(change.problem).startswith(f"{path} can't be opened: its password is another one")
+            assert "word" not in str(change.problem).replace("password", "")
+            assert _ids(loaded, own) == ("1111", "3333")
+    changes = loaded.files.reload()
+    assert {change.path for change in changes} == set(files if order == "together" else names[1:])
+    assert [change.problem for change in changes] == [None] * len(changes)
+    assert _ids(loaded, own) == (("4444", "3333") if kind == "signing" else ("1111", "4444"))
+    assert loaded.files.reload() == []
+
+
+def _ids(loaded: Keys, own: x509.Certificate) -> tuple[str, str]:
+    """Return the ids of the keys that sign and that replies are asked for."""
+    header, claims = _claims(loaded, own)
+    return header["kid"], claims["v-c-response-mle-kid"]
+
+
+# --- secrets that change --------------------------------------------------------------------------
+
+_OLD_SECRET: Final = b"an old secret of thirty-two byte"
+_NEW_SECRET: Final = b"the secret that comes after this"
+_SECRET_WAYS: Final = {
+    "jwt": {"BATCHCANCEL_AUTH": "jwt"},
+    "jwt and encryption": {"BATCHCANCEL_MLE": "request", "BATCHCANCEL_MLE_CERT_FILE": "service.pem"},
+    "http signature": {"BATCHCANCEL_AUTH": "http_signature"},
+}
+
+
+def _write_secret(secret: bytes) -> None:
+    _write("secret", base64.b64encode(secret) + b"\n")
+
+
+def _with_secret(way: str, **environ: str) -> Keys:
+    _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+    ids = {"BATCHCANCEL_MERCHANT_ID": "merchant", "BATCHCANCEL_KEY_ID": "key"}
+    return _load(ids | _SECRET_WAYS[way] | (environ or {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"}))
+
+
+def _is_signed_with(loaded: Keys, secret: bytes) -> bool:
+    """Tell whether a secret signs, by code of this test's own."""
+    headers = loaded.signer.headers(**_REQUEST)
+    if "Authorization" in headers:
+        signed, _, signature = headers["Authorization"].removeprefix("Bearer ").rpartition(".")
+        given = base64.urlsafe_b64decode(signature + "=")
+    else:
+        target = f"host: h\ndate: {headers['Date']}\nrequest-target: get /x\nv-c-merchant-id: merchant"
+        signed, given = target, base64.b64decode(headers["Signature"].split('"')[-2])
+    return given == hmac.digest(secret, signed.encode(), "sha256")
+
+
+@pytest.mark.parametrize("way", _SECRET_WAYS)
+def test_changed_secret_file_takes_effect(way: str) -> None:
+    """However requests are signed; the key id stays what it was."""
+    _write_secret(_OLD_SECRET)
+    loaded = _with_secret(way)
+    assert _is_signed_with(loaded, _OLD_SECRET)
+    _write_secret(_NEW_SECRET)
+    assert _is_signed_with(loaded, _OLD_SECRET), "it is not looked at while signing"
+    assert loaded.files.reload() == [KeyFileChanged(path="secret", problem=None)]
+    assert _is_signed_with(loaded, _NEW_SECRET)
+    assert loaded.files.reload() == []
+
+
+def test_secret_that_changed_before_the_run_began_is_the_one_that_signs() -> None:
+    """Settings are read first; what the file holds when keys are loaded counts, and later changes too."""
+    _write_secret(_OLD_SECRET)
+    environ = {"BATCHCANCEL_MERCHANT_ID": "m", "BATCHCANCEL_KEY_ID": "k"}
+    settings = load_settings(
+        ["invoices.csv"], environ=environ | {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"}, env="test"
+    )
+    _write_secret(_NEW_SECRET)
+    assert _is_signed_with(load_keys(settings), _NEW_SECRET)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        pytest.param(
+            "no base64", "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not", id="text"
+        ),
+        pytest.param(
+            "empty", "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not", id="empty"
+        ),
+        pytest.param("bytes", "The secret file secret can't be read: it is not ASCII text.", id="bytes"),
+        pytest.param("mode", "secret can be written by others, so its secret can't be trusted", id="mode"),
+        pytest.param("gone", "The secret file secret can't be read: No such file or directory.", id="gone"),
+        pytest.param("folder", "The secret file secret is no file.", id="folder"),
+    ],
+)
+@pytest.mark.parametrize("way", _SECRET_WAYS)
+def test_changed_secret_file_that_is_no_good_leaves_the_old_secret(
+    way: str, damage: str, problem: str
+) -> None:
+    """It is said once and shows nothing of the file; a mended one is taken."""
+    _write_secret(_OLD_SECRET)
+    loaded = _with_secret(way)
+    contents = {"no base64": b"hunter2!", "empty": b"\n", "bytes": b"hunter2\xff"}
+    _write("secret", contents.get(damage, base64.b64encode(_NEW_SECRET)))
+    if damage == "mode":
+        Path("secret").chmod(0o620)
+    elif damage in {"gone", "folder"}:
+        Path("secret").unlink()
+    if damage == "folder":
+        Path("secret").mkdir()
+    (change,) = loaded.files.reload()
+    assert change.path == "secret"
+    assert str(change.problem).startswith(problem)
+    for secret in ("hunter2", *(base64.b64encode(one).decode() for one in (_OLD_SECRET, _NEW_SECRET))):
+        assert secret not in str(change)
+    assert loaded.files.reload() == []
+    assert _is_signed_with(loaded, _OLD_SECRET)
+    if damage == "folder":
+        Path("secret").rmdir()
+    _write_secret(_NEW_SECRET)
+    assert loaded.files.reload() == [KeyFileChanged(path="secret", problem=None)]
+    assert _is_signed_with(loaded, _NEW_SECRET)
+
+
+def test_secret_that_is_no_file_is_not_looked_after() -> None:
+    """One from the environment can't change, and a pipe gives its text once."""
+    receiving, sending = os.pipe()
+    os.write(sending, base64.b64encode(_OLD_SECRET))
+    os.close(sending)
+    try:
+        for environ in (
+            {"BATCHCANCEL_SHARED_SECRET": base64.b64encode(_OLD_SECRET).decode()},
+            {"BATCHCANCEL_SHARED_SECRET_FILE": f"/dev/fd/{receiving}"},
+        ):
+            loaded = _with_secret("jwt", **environ)
+            assert _is_signed_with(loaded, _OLD_SECRET)
+            assert loaded.files.reload() == []
+    finally:
+        os.close(receiving)
 
 
 # --- what a person is told ------------------------------------------------------------------------
