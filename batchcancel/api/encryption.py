@@ -19,7 +19,7 @@ from joserfc.jwk import RSAKey
 from joserfc.registry import HeaderParameter
 from msgspec import Struct
 
-from batchcancel.api.certificates import certificate_named, expiry_of, key_id_of
+from batchcancel.api.certificates import certificates_named, expiry_of, key_id_of, longest_valid
 from batchcancel.api.envelope import wrap_request
 from batchcancel.api.keys import Expiry
 from batchcancel.api.p12 import own_certificate, parse_p12
@@ -29,6 +29,8 @@ SERVICE_NAME: Final = "CyberSource_SJC_US"
 """The common name of the certificate that requests are encrypted for."""
 _ALGORITHM: Final = "RSA-OAEP-256"
 _ENCRYPTION: Final = "A256GCM"
+_MIN_KEY_BITS: Final = 2048
+"""The shortest RSA key that the standard allows here (RFC 7518, 4.3); the library refuses to use another."""
 
 
 class _Registry(jwe.JWERegistry):
@@ -121,11 +123,15 @@ def encryption_key(certificates: tuple[x509.Certificate, ...], *, path: Path) ->
     """Return the service's key among certificates.
 
     Raises:
-        SettingsError: Its certificate is not there, or has no id.
+        SettingsError: Its certificate is not there or has no id, or its key is too short or not RSA.
     """
-    certificate = certificate_named(SERVICE_NAME, certificates, path=path)
+    certificate = longest_valid(certificates_named(SERVICE_NAME, certificates, path=path))
     public_key = certificate.public_key()
-    assert isinstance(public_key, RSAPublicKey)  # noqa: S101 - checked where it was chosen
+    if not isinstance(public_key, RSAPublicKey):
+        raise SettingsError(
+            f"The certificate for {SERVICE_NAME} in {path} has no RSA key, which the service needs."
+        )
+    _check_length(public_key, path=path)
     return EncryptionKey(
         key_id=key_id_of(certificate, path=path),
         public_key=RSAKey.import_key(public_key),
@@ -157,13 +163,15 @@ def parse_response_key(
         path: Where it came from, for errors.
 
     Raises:
-        SettingsError: It is no such file, the password is wrong or missing, or the id is not known.
+        SettingsError: It is no such file, the password is wrong or missing, the key is too short, or
+            its id is not known.
     """
     if b"-----BEGIN " in content:
         certificate, private_key = None, _pem_key(content, password, path)
     else:
         p12 = parse_p12(content, password=password or b"", path=path)
         certificate, private_key = own_certificate(p12), p12.private_key
+    _check_length(private_key, path=path)
     if key_id is None:
         if certificate is None:
             raise SettingsError(
@@ -176,6 +184,15 @@ def parse_response_key(
         private_key=RSAKey.import_key(private_key),
         expiry=None if certificate is None else expiry_of(certificate, what=what, path=path),
     )
+
+
+def _check_length(key: RSAPublicKey | RSAPrivateKey, *, path: Path) -> None:
+    """Refuse a key now that would fail with the first message."""
+    if key.key_size < _MIN_KEY_BITS:
+        raise SettingsError(
+            f"The RSA key in {path} has {key.key_size} bits; for encryption it takes {_MIN_KEY_BITS:,} at "
+            "least."
+        )
 
 
 def _pem_key(content: bytes, password: bytes | None, path: Path) -> RSAPrivateKey:

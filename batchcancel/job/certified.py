@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from batchcancel.api import Expiry, KeyFile
-from batchcancel.api.certificates import read_key_file
+from batchcancel.api.certificates import parsed, read_key_file
 from batchcancel.api.encryption import (
     EncryptionKey,
     MessageEncryption,
@@ -94,23 +94,29 @@ def _files_of(path: Path, password: Secret | None) -> list[Path]:
 def _read_p12(given: P12File, *, wants_service_key: bool) -> _SigningFile:
     check_mode(given.path)
     content = read_key_file(given.path)
-    p12 = parse_p12(content, password=given.password.read_again(), path=given.path)
-    return _SigningFile(
-        signing_key=signing_key(p12, alias=given.alias),
-        service_key=encryption_key(p12.certificates, path=given.path) if wants_service_key else None,
-    )
+    password = given.password.read_again()
+
+    def parse() -> _SigningFile:
+        p12 = parse_p12(content, password=password, path=given.path)
+        return _SigningFile(
+            signing_key=signing_key(p12, alias=given.alias),
+            service_key=encryption_key(p12.certificates, path=given.path) if wants_service_key else None,
+        )
+
+    return parsed(given.path, parse)
 
 
 def _read_service_key(path: Path) -> EncryptionKey:
     check_public_mode(path)
-    return encryption_key(parse_certificates(read_key_file(path), path=path), path=path)
+    content = read_key_file(path)
+    return parsed(path, lambda: encryption_key(parse_certificates(content, path=path), path=path))
 
 
 def _read_response_key(given: ResponseKeyFile) -> ResponseKey:
     check_mode(given.path)
-    return parse_response_key(
-        read_key_file(given.path),
-        password=given.password.read_again() if given.password else None,
-        key_id=given.key_id,
-        path=given.path,
+    content = read_key_file(given.path)
+    password = given.password.read_again() if given.password else None
+    return parsed(
+        given.path,
+        lambda: parse_response_key(content, password=password, key_id=given.key_id, path=given.path),
     )

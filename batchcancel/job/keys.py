@@ -19,6 +19,7 @@ from batchcancel.api import (
     SharedSecret,
     Signer,
 )
+from batchcancel.errors import SettingsError
 from batchcancel.settings import Auth, Credentials, Settings
 from batchcancel.settings import SharedSecret as SharedSecretGiven
 
@@ -45,13 +46,21 @@ def load_keys(settings: Settings) -> Keys:
     given = settings.credentials
     if given is None:
         return _simulated(settings.options.auth)
+    try:
+        return _load(given, settings.options.auth)
+    except SettingsError as exc:
+        # Some tools print the variables of a traceback's frames, and down there these are secret.
+        raise exc.with_traceback(None) from None
+
+
+def _load(given: Credentials, auth: Auth) -> Keys:
     identity = Identity(merchant_id=given.merchant_id, portfolio_id=given.portfolio_id)
     if not isinstance(given.key, SharedSecretGiven):
         return _certified(given, identity, None)
     secret = _secret_file(given.key)
     if given.encryption is not None:
         return _certified(given, identity, secret)
-    return _of_secret(settings.options.auth, identity, secret)
+    return _of_secret(auth, identity, secret)
 
 
 def _secret_file(given: SharedSecretGiven) -> KeyFile[SharedSecret]:

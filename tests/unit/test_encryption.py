@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from joserfc import jwe
@@ -302,6 +304,32 @@ def test_key_without_an_id_is_refused(keys: KeyMaker) -> None:
             "folder/response.key does not say what the service knows its key by: set "
             "BATCHCANCEL_MLE_RESPONSE_KEY_ID."
         )
+
+
+def test_key_that_is_too_short_is_refused(keys: KeyMaker) -> None:
+    """At the start, and not with the first message: the library refuses to use it."""
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is the point
+    pem = short.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    sentence = "The RSA key in folder/response.key has 1024 bits; for encryption it takes 2,048 at least."
+    assert _refusal(pem, None) == sentence
+    with pytest.raises(SettingsError) as caught:
+        encryption_key((keys.certificate("CyberSource_SJC_US", "1", key=short),), path=_PATH)
+    assert str(caught.value) == sentence
+
+
+def test_key_of_the_service_that_is_not_rsa_is_refused(keys: KeyMaker) -> None:
+    """There is no way to encrypt for it."""
+    curve = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(SettingsError, match=r"folder/response\.key has no RSA key, which the service needs"):
+        encryption_key((keys.certificate("CyberSource_SJC_US", "1", key=curve),), path=_PATH)
+
+
+def test_the_longest_valid_certificate_of_the_service_is_used(keys: KeyMaker) -> None:
+    """A file may hold the one before it too; any order will do."""
+    old = keys.certificate("CyberSource_SJC_US", "1", days=10)
+    new = keys.certificate("cybersource_sjc_us", "2", days=400)
+    for pair in ((old, new), (new, old)):
+        assert encryption_key(pair, path=_PATH).key_id == "2"
 
 
 def test_key_never_shows() -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import traceback
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwe, jwt
 from joserfc.jwk import OctKey, RSAKey
+from rich.console import Console
+from rich.traceback import Traceback
 
 from batchcancel.cli.session import run_job
 from batchcancel.errors import SettingsError
@@ -454,6 +457,99 @@ def test_secret_that_is_no_file_is_not_looked_after() -> None:
             assert loaded.files.reload() == []
     finally:
         os.close(receiving)
+
+
+# --- files that are damaged -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["key", "kind of key", "subject", "version"])
+@pytest.mark.parametrize("place", ["at the start", "during a run"])
+def test_damaged_certificate_is_refused_in_a_sentence(part: str, place: str, keys: KeyMaker) -> None:
+    """The library reads such parts late; that must not end a run as a defect."""
+    good = keys.certificate(_SERVICE, "2222", key=keys.other_key)
+    _write("key.p12", keys.p12(keys.certificate("merchant", "1111")))
+    _write("service.pem", good.public_bytes(Encoding.PEM))
+    environ = _P12 | {"BATCHCANCEL_MLE": "request", "BATCHCANCEL_MLE_CERT_FILE": "service.pem"}
+    sentence = (
+        "service.pem can't be used: a key or certificate in it is damaged, or of a kind that is not "
+        "supported."
+    )
+    body = base64.encodebytes(keys.damaged(_SERVICE, part=part))
+    damaged = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    if place == "at the start":
+        _write("service.pem", damaged)
+        with pytest.raises(SettingsError) as caught:
+            _load(environ)
+        assert (str(caught.value), caught.value.__context__) == (sentence, None)
+        return
+    loaded = _load(environ)
+    _write("service.pem", damaged)
+    assert loaded.files.reload() == [KeyFileChanged(path="service.pem", problem=sentence)]
+    assert loaded.encryption is not None
+    assert loaded.encryption.encrypt(b"{}", now=0)
+
+
+@pytest.mark.parametrize("damage", ["kind of key", "panic"])
+def test_damaged_key_for_replies_is_refused_in_a_sentence(damage: str, keys: KeyMaker) -> None:
+    """A panic of the library's Rust code included, which is no Exception to Python."""
+    if damage == "panic":  # an IV of eight bytes where sixteen are needed
+        head = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,0102030405060708\n\n"
+        kind, body = "RSA PRIVATE KEY-----\n", base64.b64encode(bytes(64)).decode()
+        pem = f"-----BEGIN {kind}{head}{body}\n-----END {kind}".encode()
+    else:
+        lines = keys.pem().splitlines()
+        der = base64.b64decode(b"".join(lines[1:-1])).replace(b"\r\x01\x01\x01", b"\r\x01\x01\x6f", 1)
+        pem = b"\n".join((lines[0], base64.encodebytes(der).rstrip(), lines[-1]))
+    _write("key.p12", keys.p12(keys.certificate("merchant", "1111"), keys.certificate(_SERVICE, "2222")))
+    _write("response.p12", pem)
+    with pytest.raises(SettingsError, match=r"^response\.p12 can't be used: a key or certificate in it is"):
+        _load(_P12 | _RESPONSE | {"BATCHCANCEL_MLE_RESPONSE_KEY_ID": "3333"})
+
+
+def test_file_that_is_too_long_is_refused() -> None:
+    """It is not read into memory to its end."""
+    with Path("key.p12").open("wb") as file:
+        file.truncate(1 << 34)
+    Path("key.p12").chmod(0o600)
+    with pytest.raises(SettingsError, match=r"^key\.p12 is no file of keys: it is longer than 1 MiB\."):
+        _load(_P12)
+
+
+# --- what tracebacks show -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", _VECTORS["negative"], ids=lambda vector: vector["name"])
+def test_no_variable_of_a_traceback_is_secret(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tools print each frame's variables with an error: nothing of this package is secret there."""
+    if vector["name"] == _GOOD:
+        return
+    environ = _environment(vector["config"])
+    # As some do: the secret itself, and beside it something that is refused.
+    refused = [environ, environ | {"BATCHCANCEL_SHARED_SECRET": "hunter2hunter2!", "BATCHCANCEL_RATE": "x"}]
+    secrets = {vector["config"].get("merchant_secretkey"), vector["config"].get("key_password"), "hunter2"}
+    for one in refused:
+        monkeypatch.setattr("os.environ", one)
+        error = _error_of_loading()
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # not the test's own
+        assert frames is not None
+        shown = StringIO()
+        traceback_ = Traceback.from_exception(type(error), error, frames, show_locals=True, width=400)
+        Console(file=shown, width=400).print(traceback_)
+        assert "settings" in shown.getvalue()
+        for secret in secrets - {None}:
+            # A word as short as "wrong" stands in the code by itself, a variable's is in quotes.
+            spelling = secret if len(secret) > 5 else f"'{secret}'"
+            assert spelling not in shown.getvalue()
+
+
+def _error_of_loading() -> SettingsError:
+    try:
+        load_keys(load_settings(["invoices.csv"], env="test"))
+    except SettingsError as exc:
+        return exc
+    raise AssertionError("nothing was refused")
 
 
 # --- what a person is told ------------------------------------------------------------------------
