@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from batchcancel.sandbox.throwaway import keys_in
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartSimulator
+    from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartRun, StartSimulator
 
 Row = tuple[int, str, str, str]
 
@@ -151,6 +155,107 @@ def test_plain_run_against_a_service_that_requires_encryption_cancels_nothing(
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["reasons"] == {"rejected": 2}
     assert not any(request["committed"] for request in simulator.requests())
+
+
+# --- keys that change in the middle of a run ------------------------------------------------------
+
+_INVOICES: Final = 400
+_SLOWLY: Final = ("--rate", "100", "--concurrency", "4")
+_LOGGED: Final = ("--log-file", "log", "--log-format", "json", "--log-level", "debug")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """The keys of a run, and those that take their place."""
+
+    flags: tuple[tuple[str, ...], tuple[str, ...]]
+    """Of the simulator that knows the first keys, and of the one that knows the second."""
+    simulator_env: tuple[dict[str, str], dict[str, str]]
+    env: dict[str, str]
+    """Of the run."""
+    files: dict[str, tuple[Path, Path]]
+    """By the name that the run knows, what it holds first and then."""
+
+    def put(self, folder: Path, number: int) -> None:
+        """Put the first or the second keys in their places, one file after another."""
+        for name, contents in self.files.items():
+            fresh = folder / f"{name}.fresh"
+            fresh.write_bytes(contents[number].read_bytes())
+            fresh.chmod(0o600)
+            fresh.replace(folder / name)
+
+
+def rotation_of_a_secret(folder: Path) -> Rotation:
+    """Write two secrets."""
+    texts = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    paths = folder / "secret-1", folder / "secret-2"
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text + "\n", encoding="ascii")
+    ids = {"BATCHCANCEL_MERCHANT_ID": "m", "BATCHCANCEL_KEY_ID": "k"}
+    first, second = (ids | {"BATCHCANCEL_SHARED_SECRET": text} for text in texts)
+    return Rotation(
+        flags=((), ()),
+        simulator_env=(first, second),
+        env=ids | {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"},
+        files={"secret": paths},
+    )
+
+
+def rotation_of_certificates(folder: Path) -> Rotation:
+    """Make two sets of keys to sign with and to encrypt both ways with, under two passwords."""
+    first, second = (keys_in(folder / name, "sandbox_merchant") for name in ("keys-1", "keys-2"))
+    return Rotation(
+        flags=tuple(("--make-keys", str(keys.folder), "--require-mle") for keys in (first, second)),  # type: ignore[arg-type] # two are two
+        simulator_env=({}, {}),
+        env={
+            "BATCHCANCEL_MERCHANT_ID": "sandbox_merchant",
+            "BATCHCANCEL_AUTH": "p12",
+            "BATCHCANCEL_P12_FILE": "key.p12",
+            "BATCHCANCEL_P12_PASSWORD_FILE": "word",
+            "BATCHCANCEL_MLE": "both",
+            "BATCHCANCEL_MLE_RESPONSE_KEY_FILE": "response.p12",
+            "BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD_FILE": "word",
+        },
+        files={
+            "key.p12": (first.signing_p12, second.signing_p12),
+            "response.p12": (first.response_p12, second.response_p12),
+            "word": (first.password_file, second.password_file),
+        },
+    )
+
+
+@pytest.mark.parametrize("make", [rotation_of_a_secret, rotation_of_certificates], ids=["jwt", "p12-both"])
+def test_keys_that_are_changed_in_the_middle_of_a_run_are_taken_up(
+    make: Callable[[Path], Rotation],
+    start_simulator: StartSimulator,
+    start_run: StartRun,
+    read_ledger: ReadLedger,
+    tmp_path: Path,
+) -> None:
+    """The service goes away, comes back with other keys and refuses the old ones; the run ends well."""
+    rotation = make(tmp_path)
+    rotation.put(tmp_path, 0)
+    (tmp_path / "invoices.txt").write_text("\n".join(map(str, range(_INVOICES))), encoding="ascii")
+    first = start_simulator(*rotation.flags[0], env=rotation.simulator_env[0])
+    with start_run(first, "invoices.txt", *_SLOWLY, *_LOGGED, env=rotation.env) as run:
+        first.wait_for("cancel", 50)
+        first.process.kill()
+        first.process.wait()
+        rotation.put(tmp_path, 1)
+        port = first.base_url.rpartition(":")[2]
+        second = start_simulator("--port", port, *rotation.flags[1], env=rotation.simulator_env[1])
+        assert run.wait(90) == 0, run.stderr.read() if run.stderr else ""
+    rows = rows_of(read_ledger(tmp_path / "invoices.sandbox.ledger.jsonl"))
+    assert {row[3] for row in rows} == {"canceled"}
+    assert len(rows) == _INVOICES
+    assert sum(request["committed"] for request in second.requests()) >= _INVOICES - 60
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    problems = {line["path"]: line["problem"] for line in lines if line["event"] == "key_file.changed"}
+    assert problems == dict.fromkeys(rotation.files), "the last word on each file is that it was taken"
+    shown = (tmp_path / "log").read_text(encoding="utf-8")
+    for name, contents in rotation.files.items():
+        if not name.endswith(".p12"):
+            assert not any(path.read_text(encoding="ascii").strip() in shown for path in contents)
 
 
 def required(way: Way) -> tuple[str, ...]:
