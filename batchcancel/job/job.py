@@ -37,7 +37,7 @@ from batchcancel.model import (
 from batchcancel.pace import Pace
 from batchcancel.pipeline import Pipeline
 from batchcancel.retry import Retrier
-from batchcancel.settings import Settings
+from batchcancel.settings import Mle, Settings
 
 _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
@@ -271,6 +271,7 @@ class Job:
                         max_errors=options.max_errors,
                         max_error_rate=options.max_error_rate,
                         max_mismatch=options.max_mismatch,
+                        is_encrypted=options.mle is not Mle.OFF,
                     ),
                     on_event=self._on_event,
                 )

@@ -157,6 +157,24 @@ def test_plain_run_against_a_service_that_requires_encryption_cancels_nothing(
     assert not any(request["committed"] for request in simulator.requests())
 
 
+@pytest.mark.parametrize(("mle", "is_hinted"), [("off", True), ("request", False)])
+def test_stop_for_refusals_hints_at_encryption(
+    mle: str, *, is_hinted: bool, run_command: RunCommand, start_simulator: StartSimulator
+) -> None:
+    """Only where nothing was encrypted, and most refused invoices are open: then it may be the reason."""
+    simulator = start_simulator("--make-keys", "keys", *(("--require-mle",) if mle == "off" else ()))
+    variables = printed_variables(simulator)[1] | {"BATCHCANCEL_MLE": mle}
+    arguments = ("run", "-", "--format", "txt", "--json", *_OWN_LEDGER, *simulator.flags)
+    invoices = "\n".join(f"{'' if mle == 'off' else 'FORBIDDEN-'}{number}" for number in range(150))
+    done = run_command(*arguments, stdin=invoices, env=variables)
+    assert done.returncode == 4, done.stderr
+    why = json.loads(done.stdout)["why"]
+    assert "(--max-error-rate)" in why
+    assert ("may require message-level encryption" in why) == is_hinted
+    assert why in done.stderr
+    assert not any(request["committed"] for request in simulator.requests())
+
+
 # --- keys that change in the middle of a run ------------------------------------------------------
 
 _INVOICES: Final = 400

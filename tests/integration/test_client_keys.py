@@ -483,8 +483,9 @@ async def test_change_is_told_though_its_request_is_cancelled(service: _Service)
         with pytest.raises(asyncio.CancelledError):
             await sending
         go_on.set()
-        while not run.told(KeyFileChanged):
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while not run.told(KeyFileChanged):
+                await asyncio.sleep(0.01)
     assert run.told(KeyFileChanged) == [KeyFileChanged(path="merchant.p12", problem=None)]
     assert service.asked == []
 
