@@ -6,16 +6,19 @@ import base64
 import json
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import pkcs12
 
-from batchcancel.sandbox.throwaway import keys_in
+from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartRun, StartSimulator
 
@@ -173,6 +176,111 @@ def test_stop_for_refusals_hints_at_encryption(
     assert ("may require message-level encryption" in why) == is_hinted
     assert why in done.stderr
     assert not any(request["committed"] for request in simulator.requests())
+
+
+def test_certificate_of_another_key_is_exit_4_before_any_cancelation(
+    run_command: RunCommand, start_simulator: StartSimulator, tmp_path: Path
+) -> None:
+    """The service knows the merchant, and another certificate of it."""
+    simulator = start_simulator("--make-keys", "keys")
+    others = keys_in(tmp_path / "others", "sandbox_merchant")
+    variables = printed_variables(simulator)[1] | {
+        "BATCHCANCEL_MLE": "off",
+        "BATCHCANCEL_P12_FILE": str(others.signing_p12),
+        "BATCHCANCEL_P12_PASSWORD_FILE": str(others.password_file),
+    }
+    arguments = ("run", "-", "--format", "txt", *_OWN_LEDGER, *simulator.flags)
+    done = run_command(*arguments, stdin="2675\n2676\n", env=variables)
+    assert done.returncode == 4, done.stderr
+    assert {request["operation"] for request in simulator.requests()} == {"list"}
+    assert {request["http_status"] for request in simulator.requests()} == {401}
+
+
+_CRASH: Final = """
+import sys
+import batchcancel.api.encryption as encryption
+import batchcancel.api.p12 as p12
+from batchcancel.cli import main
+
+def broken(self, *arguments, **named):
+    key, self_again = getattr(self, "private_key", None), self
+    raise RuntimeError("a defect")
+
+if sys.argv[1] == "signing":
+    p12.CertificateKey.sign = broken
+else:
+    encryption.MessageEncryption.encrypt = broken
+main(sys.argv[2:])
+"""
+
+
+def test_nothing_of_keys_and_passwords_is_in_any_file_or_stream(
+    run_command: RunCommand,
+    clean_environment: dict[str, str],
+    start_simulator: StartSimulator,
+    tmp_path: Path,
+) -> None:
+    """With certificates and encryption both ways, in good runs, refused ones and crashes, told in full."""
+    simulator = start_simulator("--make-keys", "keys", "--require-mle")
+    variables = printed_variables(simulator)[1]
+    keys = ThrowawayKeys(folder=tmp_path / "keys")
+    password = keys.password_file.read_text(encoding="ascii").strip()
+    others = keys_in(tmp_path / "others", "sandbox_merchant")
+    (tmp_path / "invoices.txt").write_text("2675\nPAID-1\nMISSING-1\nHTML-1\n", encoding="ascii")
+    (tmp_path / "crash.py").write_text(_CRASH, encoding="ascii")
+    (tmp_path / "wrong").write_text("hunter2-hunter2", encoding="ascii")
+    (tmp_path / "wrong").chmod(0o600)
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - {simulator.log}
+    loud = (
+        *("--log-level", "debug", "--log-format", "json", "--progress", "json", "--json"),
+        *("--max-attempts", "1", "--max-outage", "1"),
+    )
+    shown: dict[str, str] = {}
+
+    def run(name: str, code: int, program: tuple[str | Path, ...], **changes: str) -> None:
+        arguments = ("run", "invoices.txt", *simulator.flags, *loud, "--ledger", f"{name}.jsonl")
+        ended = subprocess.run(
+            [*program, *arguments],
+            env=clean_environment | variables | {f"BATCHCANCEL_{key}": text for key, text in changes.items()},
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == code, (name, ended.stderr)
+        shown[name] = ended.stdout + ended.stderr
+
+    command: tuple[str | Path, ...] = (Path(sys.executable).parent / "batchcancel",)
+    run("good", 3, command)
+    run("with a log", 3, command, LOG_FILE="run.log")
+    for variable in ("P12_PASSWORD_FILE", "MLE_RESPONSE_KEY_PASSWORD_FILE"):
+        run(f"wrong {variable}", 2, command, **{variable: "wrong"})
+    run("reply for another key", 4, command, MLE_RESPONSE_KEY_FILE=str(others.response_p12), **_of(others))
+    for defect in ("signing", "encryption"):
+        run(defect, 1, (sys.executable, "-X", "dev", "crash.py", defect))
+        assert "a defect" in shown[defect]
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - made
+    assert {"run.log", "good.jsonl"} <= {path.name for path in written}
+    texts = shown | {path.name: path.read_bytes().decode(errors="backslashreplace") for path in written}
+    needles = [password, "hunter2", "eyJ", "Bearer", "PRIVATE KEY", "encryptedRe"]
+    needles += [base64.b64encode(needle.encode()).decode() for needle in (password, "hunter2-hunter2")]
+    needles += [
+        str(number) for path in (keys.signing_p12, keys.response_p12) for number in _numbers(path, password)
+    ]
+    assert [(where, needle) for where, text in texts.items() for needle in needles if needle in text] == []
+
+
+def _of(others: ThrowawayKeys) -> dict[str, str]:
+    return {"MLE_RESPONSE_KEY_PASSWORD_FILE": str(others.password_file)}
+
+
+def _numbers(path: Path, password: str) -> list[int]:
+    """Return a private key's secret numbers."""
+    key = pkcs12.load_pkcs12(path.read_bytes(), password.encode()).key
+    assert isinstance(key, RSAPrivateKey)
+    numbers = key.private_numbers()
+    return [numbers.d, numbers.p, numbers.q]
 
 
 # --- keys that change in the middle of a run ------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from io import StringIO
 from pathlib import Path
@@ -129,6 +130,54 @@ def test_negative_vector_is_refused_by_name(vector: dict[str, Any]) -> None:
     for secret in {config.get("merchant_secretkey"), config.get("key_password")} - {None}:
         # The source lines of a traceback may hold a word as short as "wrong" by themselves.
         assert secret not in (shown if len(secret) > 5 else str(caught.value))
+
+
+# --- what the official SDK sends with encryption --------------------------------------------------
+
+
+def _encrypting(config: dict[str, Any]) -> dict[str, str]:
+    """Say the configuration of a vector with encryption in our words."""
+    environ = _environment(config)
+    if config.get("jwt_key_type") != "P12":
+        _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+        environ["BATCHCANCEL_MLE_CERT_FILE"] = "service.pem"
+    if config.get("enableResponseMleGlobally"):
+        _write("response.p12", base64.b64decode(_MLE_KEYS["response_mle"]["p12_base64"]))
+        environ |= _RESPONSE | {
+            "BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD": config["responseMlePrivateKeyFilePassword"]
+        }
+    return environ
+
+
+@pytest.mark.parametrize("vector", _VECTORS["mle"]["request"], ids=lambda vector: vector["name"])
+def test_token_over_an_encrypted_body_equals_the_official_sdks(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte: the digest is of the wrapped body; a key for replies is named where there is one."""
+    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["jwt_claims"]["jti"])
+    headers = _load(_encrypting(vector["config"])).signer.headers(
+        method="POST",
+        target=vector["jwt_claims"]["request-resource-path"],
+        host=vector["config"]["run_environment"],
+        body=vector["body_on_wire"].encode(),
+        now=vector["unix_time"] + 0.75,
+    )
+    assert headers == {"Authorization": f"Bearer {vector['jwt_token']}"}
+
+
+def test_token_of_a_look_up_with_encryption_on_equals_the_official_sdks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has no digest, for there is no body."""
+    vector = _VECTORS["mle"]["get_with_request_mle_on"]
+    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["claims"]["jti"])
+    method, target, _ = vector["request_line"].split(" ")
+    keys = _load(_encrypting(_VECTORS["mle"]["request"][0]["config"]))
+    bearer = keys.signer.headers(
+        method=method, target=target, host="api.visaacceptance.com", body=None, now=vector["claims"]["iat"]
+    )["Authorization"].removeprefix("Bearer ")
+    own = RSAKey.import_key(_VECTORS["p12_material"]["merchant"]["private_key_pem"])
+    assert jwt.decode(bearer, own, algorithms=["RS256"]).claims == vector["claims"]
 
 
 # --- who signs for whom ---------------------------------------------------------------------------
@@ -553,6 +602,24 @@ def _error_of_loading() -> SettingsError:
 
 
 # --- what a person is told ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["signing certificate", "encryption certificate", "response key's certificate"]
+)
+def test_each_certificate_is_warned_about_from_ninety_days_on(name: str, keys: KeyMaker) -> None:
+    """Not one day earlier, and no other one with it."""
+
+    def warned(days: float) -> list[str]:
+        left = dict.fromkeys(("signing", "encryption", "response"), 400.0) | {name.partition(" ")[0]: days}
+        service = keys.certificate(_SERVICE, "2222", key=keys.other_key, days=left["encryption"])
+        _write("key.p12", keys.p12(keys.certificate("merchant", "1111", days=left["signing"]), service))
+        _write("response.p12", keys.p12(keys.certificate("merchant", "3333", days=left["response"])))
+        expiries = _load(_P12 | _RESPONSE).expiries
+        assert len(expiries) == 3
+        return [one.what for one in expiries if one.warning(time.time()) is not None]
+
+    assert [warned(days) for days in (90.1, 89.9, -0.1)] == [[], [name], [name]]
 
 
 def test_end_of_each_certificate_is_shown_and_warned_about(
