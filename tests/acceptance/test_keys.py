@@ -285,7 +285,7 @@ def _numbers(path: Path, password: str) -> list[int]:
 
 # --- keys that change in the middle of a run ------------------------------------------------------
 
-_INVOICES: Final = 400
+_INVOICES: Final = 200
 _SLOWLY: Final = ("--rate", "100", "--concurrency", "4")
 _LOGGED: Final = ("--log-file", "log", "--log-format", "json", "--log-level", "debug")
 

@@ -556,10 +556,8 @@ def test_damaged_key_for_replies_is_refused_in_a_sentence(damage: str, keys: Key
 
 
 def test_file_that_is_too_long_is_refused() -> None:
-    """It is not read into memory to its end."""
-    with Path("key.p12").open("wb") as file:
-        file.truncate(1 << 34)
-    Path("key.p12").chmod(0o600)
+    """It is no key, and is not read to its end."""
+    _write("key.p12", bytes((1 << 20) + 1))
     with pytest.raises(SettingsError, match=r"^key\.p12 is no file of keys: it is longer than 1 MiB\."):
         _load(_P12)
 
