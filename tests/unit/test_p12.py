@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from batchcancel.api.certificates import read_key_file
 from batchcancel.api.p12 import P12, CertificateKey, own_certificate, parse_p12, signing_key
 from batchcancel.api.signing import Identity, JwtSigner
 from batchcancel.errors import SettingsError
@@ -200,6 +201,14 @@ def test_what_is_no_p12_is_refused(content: bytes) -> None:
     assert "folder/key.p12 can't be opened" in _refusal(
         lambda: parse_p12(content, password=_PASSWORD, path=_PATH)
     )
+
+
+def test_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
+    """It may go away after its mode was looked at."""
+    path = tmp_path / "gone.p12"
+    with pytest.raises(SettingsError) as caught:
+        read_key_file(path)
+    assert str(caught.value) == f"The key file {path} can't be read: No such file or directory."
 
 
 def test_file_without_a_private_key_is_refused(keys: KeyMaker) -> None:
