@@ -32,6 +32,8 @@ PARTS: Final[dict[str, Callable[[Setting], Report]]] = {
     "help": startup.measure,
     "service": service.measure,
 }
+_IDLE: Final = 1.0
+"""What earlier parts leave behind; above that others are at work."""
 _RESULTS: Final = Path(__file__).with_name("results.json")
 
 
@@ -50,12 +52,14 @@ def main() -> int:
         results["parameters"] = _parameters(setting)
         for part in parts:
             try:
+                load = os.getloadavg()[0]
                 report = PARTS[part](setting)
             except BenchmarkError as exc:
                 say(f"{part}: {exc}")
                 return 1
-            print(f"\n{report.text()}", flush=True)
-            results[part] = report.figures
+            busy = f"Before it began, the machine had a load of {load:.1f}: it was not idle.\n"
+            print(f"\n{report.text()}{busy if load > _IDLE else ''}", flush=True)
+            results[part] = {"load_before": load, **report.figures}
     if path is not None:
         path.write_text(json.dumps(results, indent=2, default=_plain) + "\n", encoding="utf-8")
         say(f"written to {path}")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Figure, figure, ratio
 from benchmarks.process import ROOT, BenchmarkError, Command, Ended, run
-from benchmarks.setting import CREDENTIALS, Report, Setting, run_job, say, write_manifest
+from benchmarks.setting import CREDENTIALS, Report, Setting, count_rows, run_job, say, write_manifest
 from benchmarks.target import Target, fast_target
 
+_OWN: Final = "batchcancel"
+_SDK: Final = "sdk"
+_FORMS: Final = (",.0f", ".2f", ",.0f", ".2f")
+"""How each column is written."""
 _SDK_SHARE: Final = 10
 """The SDK settles so many times fewer rows, or nobody would wait for it; its rate is the same for more."""
 _WRK_S: Final = 3
@@ -32,11 +36,12 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    per_s: float
-    cpu_us: float | None = None
-    """An invoice's CPU time in the client, its whole process counted; None where that is not the point."""
-    wall_s: float | None = None
+class _Rounds:
+    """What one way took, round by round."""
+
+    per_s: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    """An invoice's CPU time in the client, without its start-up; empty for what is no client."""
 
 
 class _Yardsticks:
@@ -46,111 +51,103 @@ class _Yardsticks:
         self._setting = setting
         self._target = target
         self._folder = folder
-        self._manifest = folder / "invoices.csv"
-        self._short_manifest = folder / "short.csv"
         self._script = folder / "post.lua"
-        write_manifest(self._manifest, setting.rows)
-        write_manifest(self._short_manifest, max(1, setting.rows // _SDK_SHARE))
         self._script.write_text(_WRK_SCRIPT, encoding="utf-8")
 
-    def ways(self) -> dict[str, Callable[[], _Measured]]:
-        """Return what is there to be measured, by name."""
-        ways: dict[str, Callable[[], _Measured]] = {
-            "batchcancel": lambda: self._job("--progress", "none"),
-            "batchcancel, progress plain": lambda: self._job("--progress", "plain"),
-            "bare": lambda: self._script_in("bare", sys.executable, self._manifest),
-            "usual": lambda: self._script_in("usual", sys.executable, self._manifest),
+    def clients(self) -> dict[str, Callable[[Path], Ended]]:
+        """Return whatever can cancel a manifest's invoices, by name."""
+        clients: dict[str, Callable[[Path], Ended]] = {
+            _OWN: lambda manifest: self._job(manifest, "none"),
+            f"{_OWN}, progress plain": lambda manifest: self._job(manifest, "plain"),
+            "bare": lambda manifest: self._program("bare", sys.executable, manifest),
+            "usual": lambda manifest: self._program("usual", sys.executable, manifest),
         }
         if (python := self._setting.sdk_python) is not None:
-            ways["sdk"] = lambda: self._script_in("sdk", python, self._short_manifest)
-        if (wrk := self._setting.wrk) is not None:
-            ways["wrk"] = lambda: self._wrk(wrk)
-        return ways
+            clients[_SDK] = lambda manifest: self._program(_SDK, python, manifest)
+        return clients
 
-    def _job(self, *flags: str) -> _Measured:
-        ended = run_job(
-            manifest=self._manifest,
-            base_url=self._target.base_url,
-            concurrency=self._setting.concurrency,
-            folder=self._folder,
-            flags=flags,
-        )
-        return _measured(ended, self._setting.rows, ended.json()["duration_s"])
+    def wrk_per_s(self, wrk: Path) -> float:
+        """Return the requests a second that wrk gets answered.
 
-    def _script_in(self, name: str, python: str | Path, manifest: Path) -> _Measured:
-        command: Command = [python, "-m", f"benchmarks.yardsticks.{name}", manifest, "--folder", self._folder]
-        most = ["--concurrency", str(self._setting.concurrency)]
-        ended = run([*command, "--base-url", self._target.base_url, *most], folder=ROOT, env=CREDENTIALS)
-        told, rows = ended.json(), manifest.read_bytes().count(b"\n") - 1
-        if told["settled"] != rows:
-            raise BenchmarkError(f"{name} settled {told['settled']} of {rows} invoices.")
-        return _measured(ended, rows, told["duration_s"])
-
-    def _wrk(self, wrk: Path) -> _Measured:
+        Raises:
+            BenchmarkError: It got other answers than the clients do.
+        """
         command: Command = [wrk, "-t1", f"-c{self._setting.concurrency}", f"-d{_WRK_S}s", "-s", self._script]
         output = run([*command, self._target.base_url], folder=self._folder).output
         per_s = re.search(r"Requests/sec: +([0-9.]+)", output)
         if per_s is None or "Non-2xx" in output:
             raise BenchmarkError(f"wrk did not get good replies: {output}")
-        return _Measured(float(per_s[1]))
+        return float(per_s[1])
 
+    def _job(self, manifest: Path, progress: str) -> Ended:
+        return run_job(
+            manifest=manifest,
+            base_url=self._target.base_url,
+            concurrency=self._setting.concurrency,
+            folder=self._folder,
+            flags=("--progress", progress),
+        )
 
-def _measured(ended: Ended, rows: int, duration_s: float) -> _Measured:
-    return _Measured(rows / duration_s, cpu_us=ended.cpu_s / rows * 1e6, wall_s=ended.wall_s)
+    def _program(self, name: str, python: str | Path, manifest: Path) -> Ended:
+        command: Command = [python, "-m", f"benchmarks.yardsticks.{name}", manifest, "--folder", self._folder]
+        most = ["--concurrency", str(self._setting.concurrency)]
+        ended = run([*command, "--base-url", self._target.base_url, *most], folder=ROOT, env=CREDENTIALS)
+        settled, rows = ended.json()["settled"], count_rows(manifest)
+        if settled != rows:
+            raise BenchmarkError(f"{name} settled {settled} of {rows} invoices.")
+        return ended
 
 
 def measure(setting: Setting) -> Report:
     """Let every yardstick do the work in turn, round after round."""
+    folder = setting.new_folder("invoices")
+    one, some, all_ = folder / "one.csv", folder / "some.csv", folder / "all.csv"
+    write_manifest(one, 1)
+    write_manifest(some, max(1, setting.rows // _SDK_SHARE))
+    write_manifest(all_, setting.rows)
     with fast_target(setting.new_folder("invoices-target"), nginx=setting.nginx) as target:
-        ways = _Yardsticks(setting, target, setting.new_folder("invoices")).ways()
-        measured: dict[str, list[_Measured]] = {name: [] for name in ways}
+        yardsticks = _Yardsticks(setting, target, folder)
+        clients = yardsticks.clients()
+        # One invoice tells what the start costs, and brings every program into the system's cache.
+        starts_s = {name: client(one).cpu_s for name, client in clients.items()}
+        measured = {name: _Rounds() for name in clients}
         for number in range(setting.rounds):
-            for name, way in ways.items():
-                measured[name].append(way())
-                say(f"invoices, round {number + 1}: {name} {measured[name][-1].per_s:,.0f} a second")
+            for name, client in clients.items():
+                manifest, rounds = some if name == _SDK else all_, measured[name]
+                ended, rows = client(manifest), count_rows(manifest)
+                rounds.per_s.append(rows / ended.json()["duration_s"])
+                rounds.cpu_us.append((ended.cpu_s - starts_s[name]) / rows * 1e6)
+                say(f"invoices, round {number + 1}: {name} {rounds.per_s[-1]:,.0f} a second")
+            if setting.wrk is not None:
+                measured.setdefault("wrk", _Rounds()).per_s.append(yardsticks.wrk_per_s(setting.wrk))
     return _report(setting, target, measured)
 
 
-def _report(setting: Setting, target: Target, measured: dict[str, list[_Measured]]) -> Report:
-    ours = [one.per_s for one in measured["batchcancel"]]
+def _report(setting: Setting, target: Target, measured: dict[str, _Rounds]) -> Report:
+    own = measured[_OWN]
     rows: list[tuple[str, ...]] = []
-    figures: dict[str, object] = {}
+    figures: dict[str, dict[str, Figure | None]] = {}
     for name, rounds in measured.items():
-        per_s = [one.per_s for one in rounds]
-        times = ratio(ours, per_s)
-        cpu_us = _figure([one.cpu_us for one in rounds])
-        wall_s = _figure([one.wall_s for one in rounds])
-        rows.append(
-            (
-                name,
-                figure(per_s).text(),
-                cpu_us.text() if cpu_us else "",
-                wall_s.text(".2f") if wall_s else "",
-                times.text(".2f"),
-            )
-        )
-        figures[name] = {
-            "per_s": figure(per_s),
-            "cpu_us_an_invoice": cpu_us,
-            "process_wall_s": wall_s,
-            "batchcancel_is_times_as_fast": times,
+        found = {
+            "per_s": figure(rounds.per_s),
+            "batchcancel_is_times_as_fast": ratio(own.per_s, rounds.per_s),
+            "cpu_us_an_invoice": figure(rounds.cpu_us) if rounds.cpu_us else None,
+            "cpu_is_times_batchcancels": ratio(rounds.cpu_us, own.cpu_us) if rounds.cpu_us else None,
         }
+        texts = (one.text(form) if one else "" for one, form in zip(found.values(), _FORMS, strict=True))
+        rows.append((name, *texts))
+        figures[name] = found
     return Report(
         title=f"Settled invoices a second, {setting.rows:,} rows, target {target.name}",
-        header=("", "a second", "CPU us an invoice", "process, s", "batchcancel is x times"),
+        header=("", "a second", "batchcancel is x times", "CPU us an invoice", "x times batchcancel's"),
         rows=rows,
         notes=_notes(setting),
         figures={"target": target.name, "yardsticks": figures},
     )
 
 
-def _figure(measured: list[float | None]) -> Figure | None:
-    there = [one for one in measured if one is not None]
-    return figure(there) if there else None
-
-
 def _notes(setting: Setting) -> list[str]:
-    notes = ["A second is counted without start-up, CPU time with it."]
+    notes = ["Both without start-up. CPU time is what to look at where the machine was not idle."]
     if setting.nginx is None:
         notes.append("Not nginx but the benchmarks' own server was called: uvloop, one process.")
     if setting.sdk_python is None:

@@ -92,6 +92,11 @@ def write_manifest(path: Path, rows: int) -> list[str]:
     return ids
 
 
+def count_rows(manifest: Path) -> int:
+    """Return how many invoices a manifest names that ``write_manifest`` wrote."""
+    return manifest.read_bytes().count(b"\n") - 1
+
+
 def run_job(
     *,
     manifest: Path,
@@ -111,7 +116,7 @@ def run_job(
     command: Command = [COMMAND, "run", manifest, "--env", "sandbox", "--base-url", base_url]
     limits: Command = ["--ledger", ledger, "--concurrency", str(concurrency), "--log-level", "warning"]
     ended = run([*command, *limits, "--json", *flags], folder=folder, env=env)
-    told, rows = ended.json()["outcomes"]["canceled"], manifest.read_bytes().count(b"\n") - 1
+    told, rows = ended.json()["outcomes"]["canceled"], count_rows(manifest)
     written = ledger.read_bytes().count(b'"outcome":"canceled"')
     if not told == written == rows:
         raise BenchmarkError(f"Of {rows} invoices {told} were canceled and {written} are in the ledger.")

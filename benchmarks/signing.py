@@ -48,19 +48,22 @@ def measure(setting: Setting) -> Report:
             flags: Command = ["--folder", keys.folder, "--least-s", str(setting.signing_s)]
             ended = run([*command, *flags], folder=ROOT, env=_credentials(way, keys))
             per_cpu_s.append(ended.json()["per_cpu_s"])
-        rsa.append(rsa_per_s(setting))
+        rsa.append(measure_rsa(setting)[0])
         say(f"signing, round {number + 1}: done")
     return _report(measured, rsa)
 
 
-def rsa_per_s(setting: Setting) -> float:
-    """Return the RSA signatures a second that as many threads make as there are cores."""
+def measure_rsa(setting: Setting) -> tuple[float, float]:
+    """Make RSA signatures in as many threads as there are cores.
+
+    Returns:
+        Signatures a second, and a second of CPU time: so many that all cores make if nobody else uses them.
+    """
     keys = setting.keys()
     command: Command = [sys.executable, "-m", "benchmarks.yardsticks.rsa", keys.signing_p12]
     flags: Command = ["--password-file", keys.password_file, "--threads", str(cores())]
-    seconds = ["--seconds", str(setting.signing_s)]
-    per_s: float = run([*command, *flags, *seconds], folder=ROOT).json()["per_s"]
-    return per_s
+    told = run([*command, *flags, "--seconds", str(setting.signing_s)], folder=ROOT).json()
+    return told["per_s"], told["per_cpu_s"]
 
 
 def cores() -> int:
