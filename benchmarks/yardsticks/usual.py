@@ -19,7 +19,7 @@ import aiofiles
 import aiohttp
 import jwt
 import structlog
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from benchmarks.yardsticks.task import Task, read_task, tell
 
@@ -53,7 +53,7 @@ async def _cancel_all(task: Task) -> int:
 
     @retry(
         retry=retry_if_exception_type((aiohttp.ClientError, TimeoutError)),
-        wait=wait_exponential_jitter(initial=0.5, max=20),
+        wait=wait_random_exponential(multiplier=0.5, max=20),
         stop=stop_after_attempt(5),
         reraise=True,
     )
