@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Figure, figure, ratio
-from benchmarks.process import ROOT, BenchmarkError, Command, Ended, run
-from benchmarks.setting import CREDENTIALS, Report, Setting, count_rows, run_job, say, write_manifest
+from benchmarks.process import BenchmarkError, Command, Ended, run
+from benchmarks.setting import Report, Setting, count_rows, run_job, run_yardstick, say, write_manifest
 from benchmarks.target import Target, fast_target
 
 _OWN: Final = "batchcancel"
@@ -59,11 +59,11 @@ class _Yardsticks:
         clients: dict[str, Callable[[Path], Ended]] = {
             _OWN: lambda manifest: self._job(manifest, "none"),
             f"{_OWN}, progress plain": lambda manifest: self._job(manifest, "plain"),
-            "bare": lambda manifest: self._program("bare", sys.executable, manifest),
-            "usual": lambda manifest: self._program("usual", sys.executable, manifest),
+            "bare": lambda manifest: self._yardstick("bare", sys.executable, manifest),
+            "usual": lambda manifest: self._yardstick("usual", sys.executable, manifest),
         }
         if (python := self._setting.sdk_python) is not None:
-            clients[_SDK] = lambda manifest: self._program(_SDK, python, manifest)
+            clients[_SDK] = lambda manifest: self._yardstick(_SDK, python, manifest)
         return clients
 
     def wrk_per_s(self, wrk: Path) -> float:
@@ -88,14 +88,15 @@ class _Yardsticks:
             flags=("--progress", progress),
         )
 
-    def _program(self, name: str, python: str | Path, manifest: Path) -> Ended:
-        command: Command = [python, "-m", f"benchmarks.yardsticks.{name}", manifest, "--folder", self._folder]
-        most = ["--concurrency", str(self._setting.concurrency)]
-        ended = run([*command, "--base-url", self._target.base_url, *most], folder=ROOT, env=CREDENTIALS)
-        settled, rows = ended.json()["settled"], count_rows(manifest)
-        if settled != rows:
-            raise BenchmarkError(f"{name} settled {settled} of {rows} invoices.")
-        return ended
+    def _yardstick(self, name: str, python: str | Path, manifest: Path) -> Ended:
+        return run_yardstick(
+            name,
+            python=python,
+            manifest=manifest,
+            base_url=self._target.base_url,
+            concurrency=self._setting.concurrency,
+            folder=self._folder,
+        )
 
 
 def measure(setting: Setting) -> Report:

@@ -10,7 +10,7 @@ from typing import Final
 
 from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 from benchmarks.figures import table
-from benchmarks.process import COMMAND, BenchmarkError, Command, Ended, run
+from benchmarks.process import COMMAND, ROOT, BenchmarkError, Command, Ended, run
 
 MERCHANT_ID: Final = "benchmark_merchant"
 CREDENTIALS: Final = {
@@ -120,6 +120,23 @@ def run_job(
     written = ledger.read_bytes().count(b'"outcome":"canceled"')
     if not told == written == rows:
         raise BenchmarkError(f"Of {rows} invoices {told} were canceled and {written} are in the ledger.")
+    return ended
+
+
+def run_yardstick(
+    name: str, *, python: str | Path, manifest: Path, base_url: str, concurrency: int, folder: Path
+) -> Ended:
+    """Settle a manifest's invoices with one of ``benchmarks/yardsticks``.
+
+    Raises:
+        BenchmarkError: It failed, or did not settle every invoice.
+    """
+    command: Command = [python, "-m", f"benchmarks.yardsticks.{name}", manifest, "--folder", folder]
+    most = ["--concurrency", str(concurrency)]
+    ended = run([*command, "--base-url", base_url, *most], folder=ROOT, env=CREDENTIALS)
+    settled, rows = ended.json()["settled"], count_rows(manifest)
+    if settled != rows:
+        raise BenchmarkError(f"{name} settled {settled} of {rows} invoices.")
     return ended
 
 
