@@ -97,8 +97,8 @@ def fast_target(folder: Path, *, nginx: Path | None) -> Iterator[Target]:
     (folder / "logs").mkdir()  # where nginx looks before it has read where to log
     command: Command = [nginx, "-p", folder, "-c", configuration, "-e", "stderr"]
     with running(command, folder=folder) as process:
-        _wait_for(port, process)
-        yield Target(name=_version_of(nginx), base_url=f"http://127.0.0.1:{port}", pid=process.pid)
+        if _listens(port, process):
+            yield Target(name=_version_of(nginx), base_url=f"http://127.0.0.1:{port}", pid=process.pid)
 
 
 @contextmanager
@@ -123,8 +123,10 @@ def _own_server(*flags: str) -> Iterator[Target]:
     with running([sys.executable, "-m", "benchmarks.server", *flags], folder=ROOT) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         base_url = process.stdout.readline().strip()  # comes once it listens
-        if base_url:  # otherwise it has ended, which is told where the block ends
+        if base_url:
             yield Target(name="benchmarks.server", base_url=base_url, pid=process.pid)
+        else:
+            process.wait(_START_S)  # what it said is told where the block ends
 
 
 def _free_port() -> int:
@@ -133,8 +135,8 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
-    """Return once a server listens, or has ended."""
+def _listens(port: int, process: subprocess.Popen[str]) -> bool:
+    """Return true once a server listens, and false once it has ended, which is told where its block ends."""
     give_up_at = time.monotonic() + _START_S
     while process.poll() is None:
         try:
@@ -144,7 +146,8 @@ def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
                 raise BenchmarkError("nginx does not listen.") from exc
             time.sleep(0.01)
         else:
-            return
+            return True
+    return False
 
 
 def _version_of(nginx: Path) -> str:

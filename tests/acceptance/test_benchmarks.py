@@ -32,7 +32,7 @@ def test_every_part_measures_and_every_invoice_is_settled(
     figures = json.loads(results.read_text(encoding="utf-8"))
 
     parts = {"invoices", "p12-job", "signing", "help", "service"}
-    assert figures.keys() == {"date", "machine", "versions", "parameters"} | parts
+    assert figures.keys() == {"date", "machine", "load_before", "versions", "parameters"} | parts
     assert figures["machine"].keys() == {"processor", "cores", "memory_mb", "system"}
     assert figures["parameters"]["rows"] == ROWS
     jobs = {"batchcancel", "batchcancel, progress plain"}

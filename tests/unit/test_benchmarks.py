@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.bounds import Delays, bound_per_s, ideal_s
 from benchmarks.figures import figure, ratio, table
+from benchmarks.process import BenchmarkError
+from benchmarks.target import fast_target
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,15 @@ def test_bound_shares_the_cores_between_rsa_and_everything_else() -> None:
     """With 1 ms for RSA and 1 ms of other work an invoice, two cores settle a thousand a second."""
     assert bound_per_s(rsa_per_s=2000, other_cpu_s=0.001, cores=2) == pytest.approx(1000)
     assert bound_per_s(rsa_per_s=2000, other_cpu_s=0.0, cores=2) == pytest.approx(2000)
+
+
+def test_server_that_does_not_start_is_told_from_a_client_that_fails(tmp_path: Path) -> None:
+    """The server's own end is what is said, at once."""
+    with (
+        pytest.raises(BenchmarkError, match=r"false .* ended by itself"),
+        fast_target(tmp_path, nginx=Path("/bin/false")),
+    ):
+        pytest.fail("there is nothing to call")
 
 
 def test_figure_is_the_median_with_its_spread() -> None:
