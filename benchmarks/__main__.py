@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ _RESULTS: Final = Path(__file__).with_name("results.json")
 def main() -> int:
     """Measure, print, write; return 0, or 1 if something could not be measured."""
     given = _arguments()
+    # As an exception, it ends the server and whatever else is running, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     path = given.json or (None if given.parts else _RESULTS)
     parts: list[str] = given.parts or list(PARTS)
     load = os.getloadavg()[0]
