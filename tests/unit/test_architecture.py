@@ -47,6 +47,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "errors": part(),
     "model": part("", "msgspec"),
     "settings": part("errors", "msgspec"),
+    "buckets": part(),
     "manifest": part("errors model", "aiofiles msgspec"),
     "api": part("errors model", "aiohttp yarl msgspec cryptography joserfc"),
     "verdict": part("errors model", "msgspec"),
