@@ -29,6 +29,7 @@ from batchcancel.model.rows import (
     Tally,
 )
 from batchcancel.model.words import (
+    REASONS,
     MatchField,
     Outcome,
     Reason,
@@ -37,12 +38,13 @@ from batchcancel.model.words import (
     RunState,
     SkipReason,
     Standing,
-    id_of_key,
     invoice_key,
+    key_digest,
     utc_text,
 )
 
 __all__ = [
+    "REASONS",
     "ClockSet",
     "DecryptionFailed",
     "Event",
@@ -70,7 +72,7 @@ __all__ = [
     "Standing",
     "StopRequested",
     "Tally",
-    "id_of_key",
     "invoice_key",
+    "key_digest",
     "utc_text",
 ]
