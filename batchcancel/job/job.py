@@ -262,7 +262,6 @@ class Job:
                     ),
                     pace=pace,
                     sink=self._opened.ledger,
-                    standing_of=self._opened.selection.standing_of,
                     concurrency=options.concurrency,
                     max_in_doubt=self._opened.max_in_doubt,
                     gates=Gates(

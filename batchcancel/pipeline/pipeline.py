@@ -56,7 +56,6 @@ class Pipeline:
         retrier: Retrier,
         pace: Pace,
         sink: Sink,
-        standing_of: Callable[[str], Standing],
         concurrency: int,
         max_in_doubt: int = 250,
         gates: Gates = Gates(),  # noqa: B008 - frozen
@@ -68,7 +67,6 @@ class Pipeline:
             retrier: Brings one invoice to its end.
             pace: What the retrier sends through; told to stop.
             sink: Takes the rows.
-            standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
             concurrency: Invoices that are asked about at the same time.
             max_in_doubt: Invoices that may wait while the service may have acted on them.
             gates: What has to hold while invoices are asked about.
@@ -77,7 +75,6 @@ class Pipeline:
         self._retrier = retrier
         self._pace = pace
         self._sink = sink
-        self._standing_of = standing_of
         self._thresholds = Thresholds(gates)
         self._canary = Canary(gates.canary)
         self._left_to_ask = gates.limit
@@ -209,13 +206,12 @@ class Pipeline:
 
     async def _admit(self, row: ManifestRow) -> Case | None:
         """Take an invoice in hand, if its row and the gates let it through."""
-        standing = None if row.duplicate_of is not None else self._standing_of(row.key)
-        if standing is Standing.SETTLED:
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
             self._settled_earlier += 1
             return None
-        case = self._retrier.open_case(row, is_in_doubt=standing is Standing.TO_LOOK_UP)
+        case = self._retrier.open_case(row, is_in_doubt=row.standing is Standing.TO_LOOK_UP)
         self._in_hand[case] = None
-        ending = unasked(row, standing) or await self._pass_gates(case)
+        ending = unasked(row) or await self._pass_gates(case)
         if ending is None:
             return case
         await self._close(case, ending)
