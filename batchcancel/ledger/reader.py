@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
 
 _BLOCK_BYTES: Final = 1024 * 1024
+_LINES_AT_ONCE: Final = 4096
+"""Lines between two looks at whether anybody still waits."""
 _PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
 
 
@@ -87,12 +89,13 @@ class History(Struct, frozen=True, kw_only=True):
         return None if self.first_run is None else self.first_run.merchant_id
 
 
-def recover(fd: int, path: Path) -> History:
+def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: False) -> History:
     """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.
 
     Args:
         fd: An open, readable, regular file.
         path: Its name, for messages.
+        is_given_up: Asked every few thousand lines; once it says so, nobody waits any more.
 
     Returns:
         What the ledger knows, and where its tail begins. Its ``reasons`` are the caller's to close.
@@ -101,12 +104,12 @@ def recover(fd: int, path: Path) -> History:
         LedgerMismatchError: The file is no ledger, or a newer version wrote it.
         LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
             environments or merchants.
-        LedgerFaultError: The file can't be read.
+        LedgerFaultError: The file can't be read, or it was given up.
         LedgerWriteError: There is no room beside it to sort so many results.
     """
     with ExitStack() as stack:
         reasons = stack.enter_context(closing(Buckets(path.parent)))
-        history = _history(read_records(fd, path), path, reasons)
+        history = _history(read_records(fd, path), path, reasons, is_given_up)
         _check_tail(history, fd, path)
         stack.pop_all()
     return history
@@ -190,12 +193,19 @@ def read_lines(fd: int) -> Iterator[Line]:
         yield Line(number, offset, size_bytes, held, whole=False)
 
 
-def _history(records: Iterable[tuple[Line, Record | None]], path: Path, reasons: Buckets) -> History:
+def _history(
+    records: Iterable[tuple[Line, Record | None]],
+    path: Path,
+    reasons: Buckets,
+    is_given_up: Callable[[], bool],
+) -> History:
     first_run: RunRecord | None = None
     bad: Line | None = None
     hasher = sha256()
     size = good_size = bad_lines = 0
     for line, record in records:
+        if not line.number % _LINES_AT_ONCE and is_given_up():
+            raise LedgerFaultError(f"The reading of {path} was given up.")
         size += line.size_bytes
         if record is None:
             bad = bad or line

@@ -301,6 +301,21 @@ def test_unreadable_file_is_a_fault(tmp_path: Path) -> None:
         recover(fd, tmp_path)
 
 
+def test_a_reading_that_was_given_up_ends(tmp_path: Path) -> None:
+    """Nobody has to wait for the end of a long ledger after Ctrl-C."""
+    path = tmp_path / "x.ledger.jsonl"
+    path.write_bytes(run_line() + result_line("1") * 10_000)
+    asked = []
+
+    def is_given_up() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    with opened(path) as fd, pytest.raises(LedgerFaultError, match="was given up"):
+        recover(fd, path, is_given_up=is_given_up)
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("block_bytes", [pytest.param(size, id=str(size)) for size in (1, 2, 3, 7, 4096)])
 def test_lines_do_not_depend_on_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
