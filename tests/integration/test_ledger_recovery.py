@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
+from batchcancel import buckets
+from batchcancel.errors import (
+    LedgerDamagedError,
+    LedgerFaultError,
+    LedgerMismatchError,
+    LedgerWriteError,
+)
 from batchcancel.ledger import reader
 from batchcancel.ledger.reader import History, Line, Tail, read_lines, recover
 from batchcancel.ledger.record import MAX_LINE_BYTES, RunRecord, encode_result, encode_run, encode_skip
@@ -299,6 +306,33 @@ def test_unreadable_file_is_a_fault(tmp_path: Path) -> None:
     """An error of the disk while reading is named as such."""
     with opened(tmp_path) as fd, pytest.raises(LedgerFaultError, match="can't be read: Is a directory"):
         recover(fd, tmp_path)
+
+
+def test_results_beyond_what_memory_should_hold_are_known_too(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in a file beside the ledger that has no name."""
+    monkeypatch.setattr(buckets, "MAX_HELD", 2)
+    lines = [result_line(str(number), Reason.NETWORK) for number in range(9)]
+    history = recovered(run_line() + b"".join(lines) + result_line("4", Reason.PAID))
+    with closing(history.reasons):
+        reasons = [latest_reason(history, str(number)) for number in range(10)]
+    assert reasons == [*[Reason.NETWORK] * 4, Reason.PAID, *[Reason.NETWORK] * 4, None]
+
+
+def test_no_room_for_results_that_are_sorted_is_said(
+    recovered: Callable[[bytes], History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no damage and no fault of the ledger: it wants room beside it."""
+    data = run_line() + result_line("1") + result_line("2")
+
+    def full(_fd: int, _data: memoryview, _offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(buckets, "MAX_HELD", 1)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(LedgerWriteError, match=r"beside .*x\.ledger\.jsonl, and that failed: No space left"):
+        recovered(data)
 
 
 def test_a_reading_that_was_given_up_ends(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import io
@@ -13,9 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batchcancel import buckets
 from batchcancel.errors import ManifestChangedError, ManifestError
 from batchcancel.manifest import Format, Manifest, ManifestOptions, open_manifest
 from batchcancel.manifest import source as source_module
@@ -28,6 +31,11 @@ CSV = ManifestOptions(format=Format.CSV)
 def is_open(path: Path) -> bool:
     """Tell whether this process holds a descriptor of a file."""
     return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
+
+
+def holds_file_in(folder: Path) -> bool:
+    """Tell whether this process holds a descriptor of any file in a folder, one without a name included."""
+    return any(os.path.realpath(link).startswith(f"{folder}/") for link in Path("/proc/self/fd").iterdir())
 
 
 def names_in(folder: Path) -> list[str]:
@@ -261,6 +269,32 @@ async def test_a_fault_in_the_second_pass_is_a_safety_stop(
         monkeypatch.setattr(os, "pread", fail)
         with pytest.raises(ManifestChangedError, match="Input/output error"):
             await anext(manifest.rows())
+
+
+@pytest.mark.parametrize("call", ["pwrite", "pread"])
+async def test_ids_that_can_not_be_compared_beside_the_ledger_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A full or broken disk leaves the manifest unchecked; the file is given back."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    path = tmp_path / "m.txt"
+    path.write_text("1\n2\n1\n")
+    real = getattr(os, call)
+
+    def fail(fd: int, data: Any, offset: int) -> Any:
+        if Path(f"/proc/self/fd/{fd}").readlink().is_relative_to(spool):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(buckets, "MAX_HELD", 1)
+    monkeypatch.setattr(os, call, fail)
+    async with open_manifest([str(path)], options=DEFAULTS, spool_dir=spool) as manifest:
+        with pytest.raises(ManifestError, match=r"spool, and that failed \(No space left on device\)"):
+            await manifest.check()
+        with pytest.raises(RuntimeError, match="check"):
+            await anext(manifest.rows())
+        assert not holds_file_in(spool)
 
 
 async def test_rows_need_a_check(tmp_path: Path) -> None:
