@@ -141,8 +141,8 @@ class LedgerFile:
 
     def close(self) -> None:
         """Unlock and close. An empty file that this process made is removed: no run, no trace."""
-        self.history.reasons.close()
         _close(self._fd, self.path, created=self.created)
+        self.history.reasons.close()
 
     def _check_place(self) -> None:
         try:

@@ -232,8 +232,8 @@ def _keep(record: ResultRecord, reasons: Buckets, path: Path) -> None:
         reasons.add(digest_of(record), _PLACES[record.reason])
     except OSError as exc:
         raise LedgerWriteError(
-            f"So many results are sorted in a file beside {path}, and that failed: {exc.strerror}. "
-            "Nothing was sent: free space there, and run again."
+            f"So many results are sorted in a file beside {path}, and that failed: {exc.strerror}. Nothing "
+            "was sent. It takes room there and the right to write; run again then."
         ) from exc
 
 

@@ -121,7 +121,7 @@ class Manifest:
     def _can_not_compare(self, exc: OSError) -> ManifestError:
         return ManifestError(
             f"So many ids are compared in a file in {self._spool_dir}, and that failed ({exc.strerror}). "
-            "Nothing was sent: free space there, and run again."
+            "Nothing was sent. It takes room there and the right to write; run again then."
         )
 
     def _second_pass(self, survey: Survey) -> Iterator[list[ManifestRow]]:
