@@ -123,9 +123,10 @@ class Survey:
             first = first_of.setdefault(digest, number)
             if first != number:
                 self._note_duplicate(number, first)
-        latest = dict(reasons)
-        for digest in first_of.keys() & latest.keys():
-            self._marks[first_of[digest]] |= _REASON * (latest[digest] + 1)
+        for digest, place in reasons if first_of else ():
+            number = first_of.get(digest, -1)
+            if number >= 0:
+                self._marks[number] = self._marks[number] % _REASON + _REASON * (place + 1)
 
     def check(self) -> Check:
         """Sum up, once every bucket was compared."""
