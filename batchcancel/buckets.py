@@ -43,6 +43,7 @@ class Buckets:
         self._room = MAX_HELD
         self._file: FileIO | None = None
         self._size = 0
+        self._is_closed = False
         self._extents: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
         """Offset and size in the file of each part of each bucket, in order."""
 
@@ -65,7 +66,10 @@ class Buckets:
 
         Raises:
             OSError: The file can't be read.
+            ValueError: They are closed: nothing would pass for no pair.
         """
+        if self._is_closed:
+            raise ValueError("the buckets are closed")
         held = bytes(self._held[bucket])
         if self._file is None:
             return _PAIR.iter_unpack(held)
@@ -74,6 +78,7 @@ class Buckets:
 
     def close(self) -> None:
         """Forget everything and give file and memory back. Once is enough."""
+        self._is_closed = True
         for held in self._held:
             held.clear()
         for parts in self._extents:

@@ -93,8 +93,16 @@ def test_the_file_is_private_and_has_no_name(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.st_mode) == 0o600
         assert (file.st_nlink, list(tmp_path.iterdir())) == (0, [])
     assert files_in(tmp_path) == []
-    assert list(buckets.read(DIGEST[0])) == []
     buckets.close()
+
+
+def test_nothing_is_read_of_what_is_closed(tmp_path: Path) -> None:
+    """Forgotten answers must not pass for invoices that nobody has asked about."""
+    buckets = Buckets(tmp_path)
+    buckets.add(DIGEST, 1)
+    buckets.close()
+    with pytest.raises(ValueError, match="closed"):
+        buckets.read(DIGEST[0])
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
