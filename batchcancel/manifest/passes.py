@@ -21,7 +21,7 @@ from batchcancel.model import ManifestRow, Reason, Standing, invoice_key, key_di
 _BATCH_ROWS: Final = 1000
 """Rows per trip to a thread: enough to make the trip cheap, few enough to hold."""
 _BATCH_BUCKETS: Final = 16
-"""Buckets per trip to a thread: a quarter of a second with ten million rows."""
+"""Buckets per trip to a thread: a quarter of a second with ten million rows; few rows take one trip."""
 
 
 def _ask(_reason: Reason | None, _is_excluded: bool) -> Standing:  # noqa: FBT001 - a StandingOf
@@ -106,7 +106,7 @@ class Manifest:
                     survey.compare(digests.read(bucket), reasons.read(bucket))
                 except OSError as exc:
                     raise self._can_not_compare(exc) from exc
-                if not bucket % _BATCH_BUCKETS:
+                if survey.rows > _BATCH_ROWS and not bucket % _BATCH_BUCKETS:
                     yield bucket
 
     def _add(self, batch: list[Record], start: int, digests: Buckets) -> None:
