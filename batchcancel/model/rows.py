@@ -11,6 +11,7 @@ from batchcancel.model.words import (
     ResolvedBy,
     RunState,
     SkipReason,
+    Standing,
     invoice_key,
 )
 
@@ -36,6 +37,8 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """The columns that ``--keep`` asked to carry into the ledger."""
     match: dict[MatchField, str] | None = None
     """What ``--match`` says that the invoice has to be like, as read."""
+    standing: Standing = Standing.TO_ASK
+    """Where its invoice stands before the run; of no account where another row stands for this one."""
 
     @property
     def key(self) -> str:

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import pytest
+from msgspec import structs
 
 from batchcancel.errors import (
     BatchCancelError,
@@ -31,7 +32,7 @@ from batchcancel.errors import (
     RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.job.selection import Selection
+from batchcancel.job.selection import standing_of
 from batchcancel.ledger import Ledger, RunRecord
 from batchcancel.ledger.disk import Disk
 from batchcancel.model import (
@@ -43,6 +44,7 @@ from batchcancel.model import (
     RunState,
     Standing,
     Tally,
+    key_digest,
     utc_text,
 )
 from batchcancel.pace import Pace, Quota
@@ -51,6 +53,7 @@ from batchcancel.retry import Retrier
 from batchcancel.settings import RetryErrors
 
 if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
     from tests.property.test_promise import Fate, Trouble
 
 T = TypeVar("T")
@@ -275,7 +278,7 @@ class Ending:
 class Computer:
     """Runs the product's parts, wired as the job wires them, on a disk and a clock of its own."""
 
-    def __init__(self, folder: Path, witness: Witness) -> None:
+    def __init__(self, folder: Path, witness: Witness, latest_reasons: LatestReasons) -> None:
         self.ledger_path = folder / "invoices.ledger.jsonl"
         self.concurrency = 1
         self.max_pending = 512
@@ -286,6 +289,7 @@ class Computer:
         self.is_stopping = False
         self.service = Service(truth=witness.truth)
         self._witness = witness
+        self._latest_reasons = latest_reasons
         self.thread_takes_s = 0.0
         self._loop = _VirtualLoop()
         self._takes_s = cycle(_TAKES_S)
@@ -371,8 +375,8 @@ class Computer:
             )
             if self.is_stopping:
                 pace.stop()
-            selection = Selection(ledger.history, retry_errors=RetryErrors.OPEN, excluded=frozenset())
-            if any(row.valid and selection.standing_of(row.key) is not Standing.SETTLED for row in rows):
+            rows = self._placed(rows, ledger)
+            if any(row.valid and row.standing is not Standing.SETTLED for row in rows):
                 await pace.greet()
             first_run = ledger.history.first_started_at or record.started_at
             began_at = datetime.fromisoformat(first_run).timestamp() - _CLOCK_DOUBT_S
@@ -380,7 +384,6 @@ class Computer:
                 retrier=Retrier(pace, max_attempts=self.max_attempts, ledger_began_at=lambda: began_at),
                 pace=pace,
                 sink=ledger,
-                standing_of=selection.standing_of,
                 workers=self.concurrency,
                 exposure=Exposure(places=self.concurrency, doubts=self.max_in_doubt),
                 entrance=Entrance(),
@@ -392,6 +395,16 @@ class Computer:
         except RunStoppingError:
             pass
         return (RunState.INTERRUPTED, "SIGTERM") if self.is_stopping else (RunState.COMPLETE, None)
+
+    def _placed(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Sequence[ManifestRow]:
+        """Say of each row where its invoice stands."""
+        reasons = self._latest_reasons(ledger.history)
+        return [
+            structs.replace(
+                row, standing=standing_of(RetryErrors.OPEN, reasons.get(key_digest(row.key)), False)
+            )
+            for row in rows
+        ]
 
     def _stop(self) -> None:
         first, self.is_stopping = not self.is_stopping, True
@@ -518,7 +531,7 @@ MakeComputer = Callable[[Witness], Computer]
 
 
 @pytest.fixture
-def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
+def make_computer(monkeypatch: pytest.MonkeyPatch, latest_reasons: LatestReasons) -> Iterator[MakeComputer]:
     """Make computers with a folder each; their file systems' fsync costs nothing."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
     with TemporaryDirectory() as folder:
@@ -527,7 +540,7 @@ def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
         def make(witness: Witness) -> Computer:
             own = Path(folder) / str(len(made))
             own.mkdir()
-            made.append(Computer(own, witness))
+            made.append(Computer(own, witness, latest_reasons))
             return made[-1]
 
         yield make

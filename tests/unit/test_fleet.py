@@ -28,7 +28,6 @@ from batchcancel.model import (
     RequestKind,
     Result,
     Skip,
-    Standing,
     Tally,
 )
 from batchcancel.pace import Pace, Quota
@@ -113,7 +112,6 @@ class House:
                 retrier=Retrier(pace, max_attempts=3, ledger_began_at=None),
                 pace=pace,
                 sink=self,
-                standing_of=lambda _key: Standing.TO_ASK,
                 workers=self.concurrency,
                 exposure=Turnstile(exposure),
                 entrance=entrance,

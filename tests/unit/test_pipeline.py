@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from batchcancel.errors import (
     CanaryFailedError,
@@ -103,7 +104,7 @@ class House:
                 raise ManifestChangedError("changed")
             self.read += 1
             self.most_ahead = max(self.most_ahead, self.read - len(self.rows))
-            yield row
+            yield structs.replace(row, standing=self.standing_of(row.key))
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         self.pace = Pace(
@@ -119,7 +120,6 @@ class House:
             retrier=retrier,
             pace=self.pace,
             sink=self,
-            standing_of=self.standing_of,
             workers=self.concurrency,
             exposure=Exposure(places=self.concurrency, doubts=250),
             entrance=self.entrance,
