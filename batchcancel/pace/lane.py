@@ -233,6 +233,8 @@ class Pace:
             self._health.note_failure(now, sent_at, str(answer))
             return
         pause_s = self._quota.learn(answer, sent_at=sent_at)
+        if answer.is_throttled:
+            self._health.note_throttled(sent_at)
         if pause_s:
             self._pause(pause_s)
         if answer.is_server_error or answer.is_unreadable:
@@ -254,7 +256,7 @@ class Pace:
             self._quota.pause(wait_s)
 
     def _outage_left_s(self) -> float:
-        return self._max_outage_s - (self._clock() - self._health.last_good_at)
+        return self._max_outage_s - (self._clock() - self._health.silent_since)
 
     async def _decide_streak(self) -> None:
         """Find out what a streak of failures means, by one signed read while everyone waits."""

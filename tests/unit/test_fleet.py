@@ -15,6 +15,7 @@ from batchcancel.errors import (
     CredentialsRefusedError,
     LedgerWriteError,
     ManifestChangedError,
+    NotSentError,
     ReplyLostError,
     ThresholdExceededError,
 )
@@ -242,6 +243,33 @@ def test_an_outage_of_one_merchant_stops_only_its_own_rows(in_virtual_time: InVi
     (stopped,) = house.fleet.stopped_merchants
     assert (stopped.merchant_id, stopped.open) == ("b", 20)
     assert "no good reply for 600 s" in stopped.why
+
+
+@pytest.mark.parametrize("answer", [Reply(http_status=429, retry_after_s=5.0), None], ids=["429", "outage"])
+def test_a_merchant_that_was_idle_for_long_may_still_wait(
+    in_virtual_time: InVirtualTime, answer: Reply | None
+) -> None:
+    """Time in which nothing was asked for it is no time without a good reply."""
+    house = House(concurrency=1)
+    house.takes_s = 1.0
+    others = rows_of("a", each=MAX_WAITING + 700)
+    late = ManifestRow(row=0, invoice_id="late", merchant_id="b")
+    in_vain: list[float] = []
+
+    def be_slow(_kind: RequestKind, one: str | None, now: float) -> Reply | None:
+        if (one != "late" and not in_vain) or len(in_vain) > 12 or (answer and in_vain):
+            return None
+        in_vain.append(now)
+        if answer is None:
+            raise NotSentError("ClientConnectorError")
+        return answer
+
+    house.answers["b"] = be_slow
+    rows = [ManifestRow(row=0, invoice_id="early", merchant_id="b"), *others, late]
+    tally = in_virtual_time(house.run(rows))
+    assert in_vain[0] > 1000 + 600
+    assert tally.open == 0
+    assert house.fleet.stopped_merchants == ()
 
 
 @pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
