@@ -28,6 +28,11 @@ _WRONG_EXPORT: Final = frozenset({Reason.PAID, Reason.PARTIAL, Reason.NOT_FOUND,
 _NO_ANSWER: Final = frozenset({Reason.UNKNOWN, Reason.NETWORK, Reason.SERVER_ERROR, Reason.RATE_LIMITED})
 """Endings of an invoice that the service gave no word on."""
 _LOOK_FIRST: Final = "Look at the ledger before the next run."
+_ENCRYPTION_HINT: Final = (
+    " Most of them were refused although their status is open, and requests were not encrypted: the service "
+    "may require message-level encryption for this account, see BATCHCANCEL_MLE."
+)
+"""A service that requires encryption refuses a plain cancelation like any that is not allowed."""
 
 # --- before the first request --------------------------------------------------------------------
 
@@ -119,6 +124,8 @@ class Gates(Struct, frozen=True, kw_only=True):
     max_mismatch: float | None = None
     """Percent of the latest rows that may be paid, partially paid, missing or not what the manifest says;
     None for any share."""
+    is_encrypted: bool = True
+    """Whether requests are encrypted; only a hint depends on it."""
 
 
 class Canary:
@@ -167,6 +174,8 @@ class Thresholds:
         self._max_errors = gates.max_errors
         self._errors = 0
         self._error_rate = _Rate(gates.max_error_rate)
+        self._rejected = _Rate(100.0)
+        self._is_encrypted = gates.is_encrypted
         self._mismatch = _Rate(100.0 if gates.max_mismatch is None else gates.max_mismatch)
 
     def note(self, result: Result) -> ThresholdExceededError | None:
@@ -184,11 +193,17 @@ class Thresholds:
             )
         if result.reason is Reason.INVALID_ID:
             return None
-        if self._error_rate.exceeds(is_error):
+        self._error_rate.add(is_error)
+        self._rejected.add(result.reason is Reason.REJECTED)
+        self._mismatch.add(result.reason in _WRONG_EXPORT)
+        if self._error_rate.is_exceeded:
+            # A hint is all that it can be: why a cancelation was refused is never certain.
+            is_likely = not self._is_encrypted and self._rejected.count * 2 > self._error_rate.count
             return ThresholdExceededError(
                 f"{self._error_rate} ended in an error (--max-error-rate). {_LOOK_FIRST}"
+                + (_ENCRYPTION_HINT if is_likely else "")
             )
-        if self._mismatch.exceeds(result.reason in _WRONG_EXPORT):
+        if self._mismatch.is_exceeded:
             return ThresholdExceededError(
                 f"{self._mismatch} are paid, partially paid, missing or not what the manifest says "
                 f"(--max-mismatch), so this may be the wrong export. {_LOOK_FIRST}"
@@ -202,18 +217,21 @@ class _Rate:
     def __init__(self, most_percent: float) -> None:
         self._most_percent = most_percent
         self._latest: deque[bool] = deque()
-        self._count = 0
+        self.count = 0
+        """How many of the latest rows are of the kind."""
 
     def __str__(self) -> str:
-        return (
-            f"{self._count} of the latest {len(self._latest)} invoices, more than {self._most_percent:g} %,"
-        )
+        return f"{self.count} of the latest {len(self._latest)} invoices, more than {self._most_percent:g} %,"
 
-    def exceeds(self, is_one: bool) -> bool:  # noqa: FBT001 - one row's yes or no
-        """Take in a row; tell whether the share is too large now."""
+    def add(self, is_one: bool) -> None:  # noqa: FBT001 - one row's yes or no
+        """Take in a row."""
         self._latest.append(is_one)
-        self._count += is_one
+        self.count += is_one
         if len(self._latest) > WINDOW_ROWS:
-            self._count -= self._latest.popleft()
+            self.count -= self._latest.popleft()
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether the share is too large."""
         rows = len(self._latest)
-        return rows >= LEAST_ROWS and self._count * 100 > self._most_percent * rows
+        return rows >= LEAST_ROWS and self.count * 100 > self._most_percent * rows

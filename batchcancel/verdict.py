@@ -99,6 +99,8 @@ class AskKey(Struct, frozen=True):
 
 Decision = Settle | Send | SignAfresh | AskKey
 
+_ACCEPTED: Final = Settle(Reason.CANCELED, ResolvedBy.RESPONSE)
+
 
 def is_transient(answer: Answer) -> bool:
     """Tell whether an answer is no word of the service: no reply, a 5xx, or a page that is no JSON."""
@@ -112,7 +114,7 @@ def is_canceled(answer: Answer, invoice_id: str) -> bool:
         and answer.is_success
         and answer.is_object
         and answer.invoice.status == "CANCELED"
-        and invoice_id in {answer.invoice.id, answer.invoice.number}
+        and invoice_id in (answer.invoice.id, answer.invoice.number)
     )
 
 
@@ -133,6 +135,14 @@ def is_refusal(answer: Answer) -> bool:
     )
 
 
+def accept(answer: Answer, invoice_id: str) -> Settle | None:
+    """Settle an invoice by the good reply to its cancelation; None if it is no such reply.
+
+    Nothing else about the invoice matters then, but for a canary, whose reply has to be confirmed.
+    """
+    return _ACCEPTED if is_canceled(answer, invoice_id) else None
+
+
 def judge_post(answer: Answer, facts: Facts) -> Decision:
     """Decide on the reply to a cancelation.
 
@@ -144,10 +154,8 @@ def judge_post(answer: Answer, facts: Facts) -> Decision:
         ``Settle`` only for a good 2xx, or where nothing more may be sent.
     """
     match answer:
-        case _ if is_canceled(answer, facts.invoice_id):
-            if facts.is_canary:
-                return Send(RequestKind.LOOK_UP)
-            return Settle(Reason.CANCELED, ResolvedBy.RESPONSE)
+        case _ if accepted := accept(answer, facts.invoice_id):
+            return Send(RequestKind.LOOK_UP) if facts.is_canary else accepted
         case NotSentError():
             return _post_again(facts, otherwise=Reason.NETWORK)
         case Reply(is_throttled=True):

@@ -238,8 +238,9 @@ class Client:
             await errand.before_repeat()
         errand.has_left = True
         if self._key_files.are_due():
-            for change in await self._in_thread(self._key_files.reload):
-                self._on_event(change)
+            # Shielded: what came of it is told, whatever becomes of this request.
+            self._looking = asyncio.create_task(self._look_after_keys())
+            await asyncio.shield(self._looking)
         sign = partial(
             errand.signer.headers,
             method=request.method,
@@ -250,6 +251,10 @@ class Client:
         )
         request.headers.update(await self._in_thread(sign) if errand.signer.is_slow else sign())
         return await handler(request)
+
+    async def _look_after_keys(self) -> None:
+        for change in await self._in_thread(self._key_files.reload):
+            self._on_event(change)
 
     async def _decrypt(self, content: bytes | None) -> bytes | None:
         """Return a body as it was meant; None if there is none, or it can't be decrypted."""

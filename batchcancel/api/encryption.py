@@ -7,7 +7,7 @@ Python, and is encrypted in place; a reply costs an RSA private operation and be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from joserfc.jwk import RSAKey
 from joserfc.registry import HeaderParameter
 from msgspec import Struct
 
-from batchcancel.api.certificates import certificate_named, expiry_of, key_id_of
+from batchcancel.api.certificates import certificates_named, expiry_of, key_id_of, longest_valid
 from batchcancel.api.envelope import wrap_request
 from batchcancel.api.keys import Expiry
 from batchcancel.api.p12 import own_certificate, parse_p12
@@ -29,6 +29,8 @@ SERVICE_NAME: Final = "CyberSource_SJC_US"
 """The common name of the certificate that requests are encrypted for."""
 _ALGORITHM: Final = "RSA-OAEP-256"
 _ENCRYPTION: Final = "A256GCM"
+_MIN_KEY_BITS: Final = 2048
+"""The shortest RSA key that the standard allows here (RFC 7518, 4.3); the library refuses to use another."""
 
 
 class _Registry(jwe.JWERegistry):
@@ -75,22 +77,23 @@ class MessageEncryption:
 
     Args:
         service_key: Gives the service's key of the moment.
-        response_key: Gives the key for replies; None if they come plain.
+        response_keys: Gives the keys for replies, the present one first: a reply may have been asked for
+            before the key changed. None if they come plain.
     """
 
     def __init__(
         self,
         *,
         service_key: Callable[[], EncryptionKey],
-        response_key: Callable[[], ResponseKey] | None = None,
+        response_keys: Callable[[], Sequence[ResponseKey]] | None = None,
     ) -> None:
         self._service_key = service_key
-        self._response_key = response_key
+        self._response_keys = response_keys
 
     @property
     def decrypts(self) -> bool:
         """Whether there is a key for replies."""
-        return self._response_key is not None
+        return self._response_keys is not None
 
     def encrypt(self, body: bytes, *, now: float) -> bytes:
         """Return the body to send instead: an object that holds the encrypted one.
@@ -105,23 +108,30 @@ class MessageEncryption:
 
     def decrypt(self, token: str) -> bytes | None:
         """Return what an encrypted reply says; None if it can't be decrypted. Never raises."""
-        if self._response_key is None:
-            return None
-        try:
-            return jwe.decrypt_compact(token, self._response_key().private_key, registry=_RECEIVED).plaintext
-        except Exception:  # noqa: BLE001 - whatever a hostile token makes the library raise: it can't be read
-            return None
+        keys = () if self._response_keys is None else self._response_keys()
+        return next((plain for key in keys if (plain := _decrypted(token, key)) is not None), None)
+
+
+def _decrypted(token: str, key: ResponseKey) -> bytes | None:
+    try:
+        return jwe.decrypt_compact(token, key.private_key, registry=_RECEIVED).plaintext
+    except Exception:  # noqa: BLE001 - whatever a hostile token makes the library raise: it can't be read
+        return None
 
 
 def encryption_key(certificates: tuple[x509.Certificate, ...], *, path: Path) -> EncryptionKey:
     """Return the service's key among certificates.
 
     Raises:
-        SettingsError: Its certificate is not there, or has no id.
+        SettingsError: Its certificate is not there or has no id, or its key is too short or not RSA.
     """
-    certificate = certificate_named(SERVICE_NAME, certificates, path=path)
+    certificate = longest_valid(certificates_named(SERVICE_NAME, certificates, path=path))
     public_key = certificate.public_key()
-    assert isinstance(public_key, RSAPublicKey)  # noqa: S101 - checked where it was chosen
+    if not isinstance(public_key, RSAPublicKey):
+        raise SettingsError(
+            f"The certificate for {SERVICE_NAME} in {path} has no RSA key, which the service needs."
+        )
+    _check_length(public_key, path=path)
     return EncryptionKey(
         key_id=key_id_of(certificate, path=path),
         public_key=RSAKey.import_key(public_key),
@@ -153,13 +163,15 @@ def parse_response_key(
         path: Where it came from, for errors.
 
     Raises:
-        SettingsError: It is no such file, the password is wrong or missing, or the id is not known.
+        SettingsError: It is no such file, the password is wrong or missing, the key is too short, or
+            its id is not known.
     """
     if b"-----BEGIN " in content:
         certificate, private_key = None, _pem_key(content, password, path)
     else:
         p12 = parse_p12(content, password=password or b"", path=path)
         certificate, private_key = own_certificate(p12), p12.private_key
+    _check_length(private_key, path=path)
     if key_id is None:
         if certificate is None:
             raise SettingsError(
@@ -172,6 +184,15 @@ def parse_response_key(
         private_key=RSAKey.import_key(private_key),
         expiry=None if certificate is None else expiry_of(certificate, what=what, path=path),
     )
+
+
+def _check_length(key: RSAPublicKey | RSAPrivateKey, *, path: Path) -> None:
+    """Refuse a key now that would fail with the first message."""
+    if key.key_size < _MIN_KEY_BITS:
+        raise SettingsError(
+            f"The RSA key in {path} has {key.key_size} bits; for encryption it takes {_MIN_KEY_BITS:,} at "
+            "least."
+        )
 
 
 def _pem_key(content: bytes, password: bytes | None, path: Path) -> RSAPrivateKey:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -52,59 +53,73 @@ class Expiry(Struct, frozen=True, kw_only=True):
 
 
 class KeyFile(Generic[T_co]):
-    """What a file of keys holds; the file is parsed once, and again when it has changed.
+    """What a key's files hold together, such as a P12 file and the file of its password.
+
+    They are read once, and again when one of them has changed. ``current`` and ``recent`` may be called by
+    any thread meanwhile.
 
     Args:
-        path: The file. One that is no regular file, such as a pipe, is read once.
-        load: Reads and parses the file.
+        paths: The files; none, and the key never changes. Where one is no regular file, such as a pipe,
+            they are read once.
+        load: Reads and parses the files.
 
     Raises:
-        SettingsError: The file can't be used; from ``load``.
+        SettingsError: The files can't be used; from ``load``.
     """
 
-    def __init__(self, path: Path, load: Callable[[], T_co]) -> None:
-        self._path = path
+    def __init__(self, paths: Sequence[Path], load: Callable[[], T_co]) -> None:
+        self._paths = paths
         self._load = load
-        # Taken before the file is read: a change in between is seen the next time.
-        self._seen = _state(path)
-        self._is_watched = self._seen is not None
-        self._value = load()
+        # Taken before the files are read: a change in between is seen the next time.
+        self._seen = [_state(path) for path in paths]
+        self.is_watched = bool(paths) and None not in self._seen
+        """Whether the files can be read again."""
+        self._values: tuple[T_co, ...] = (load(),)
 
     def current(self) -> T_co:
-        """Return what the file held when it was last read well."""
-        return self._value
+        """Return what the files held when they were last read well."""
+        return self._values[0]
 
-    def reload(self) -> KeyFileChanged | None:
-        """Read the file again if it has changed; one that can't be used leaves the old keys in force.
+    def recent(self) -> tuple[T_co, ...]:
+        """Return what the files hold, and after it what they held before, if they have changed."""
+        return self._values
+
+    def reload(self) -> list[KeyFileChanged]:
+        """Read the files again if one has changed; what can't be used leaves the old key in force.
+
+        A key whose files change one after another can't be used in between: each change is tried.
 
         Returns:
-            What came of it; None if the file has not changed.
+            What came of it, for each file that has changed.
         """
-        state = _state(self._path)
-        if state == self._seen or not self._is_watched:
-            return None
-        self._seen = state
+        states = [_state(path) for path in self._paths]
+        changed = [path for path, old, new in zip(self._paths, self._seen, states, strict=True) if old != new]
+        if not changed or not self.is_watched:
+            return []
+        self._seen = states
+        problem = None
         try:
-            self._value = self._load()
+            self._values = (self._load(), self._values[0])
         except SettingsError as exc:
-            return KeyFileChanged(path=str(self._path), problem=str(exc))
-        return KeyFileChanged(path=str(self._path), problem=None)
+            problem = str(exc)
+        return [KeyFileChanged(path=str(path), problem=problem) for path in changed]
 
 
 class KeyFiles:
     """All files of keys that a client uses.
 
     Args:
-        files: The files.
+        files: The files; those that can't be read again are left alone.
         monotonic: A clock that never goes back, seconds.
     """
 
     def __init__(
         self, files: Sequence[KeyFile[object]] = (), *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._files = files
+        self._files = [file for file in files if file.is_watched]
         self._monotonic = monotonic
         self._next_look = monotonic() + _LOOK_EVERY_S
+        self._looking = Lock()
 
     def are_due(self) -> bool:
         """Tell whether to look after the files now; true once every 5 s at most, for one caller."""
@@ -115,7 +130,9 @@ class KeyFiles:
 
     def reload(self) -> list[KeyFileChanged]:
         """Read files that have changed again; belongs in a thread, for parsing one takes a while."""
-        return [change for file in self._files if (change := file.reload()) is not None]
+        # A slow look must not end after a later one, with an older key in its hands.
+        with self._looking:
+            return [change for file in self._files for change in file.reload()]
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

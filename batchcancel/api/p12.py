@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import pkcs12
 from msgspec import Struct
 
-from batchcancel.api.certificates import certificate_named, expiry_of, key_id_of
+from batchcancel.api.certificates import certificates_named, expiry_of, key_id_of, longest_valid
 from batchcancel.api.keys import Expiry
 from batchcancel.errors import SettingsError
 
@@ -86,11 +87,14 @@ def signing_key(p12: P12, *, alias: str) -> CertificateKey:
     Raises:
         SettingsError: There is no certificate for the alias, it is another key's, or it has no id.
     """
-    certificate = certificate_named(alias, p12.certificates, path=p12.path)
-    if certificate.public_key() != p12.private_key.public_key():
+    named = certificates_named(alias, p12.certificates, path=p12.path)
+    own = [one for one in named if _is_of(one, p12.private_key)]
+    if not own:
         raise SettingsError(
-            f"The certificate for {alias} in {p12.path} is not that of the private key there."
+            f"The certificate for {alias} in {p12.path} is not that of the private key there. Of a file "
+            "with several keys only the first one is read: give this key a file of its own."
         )
+    certificate = longest_valid(own)
     return CertificateKey(
         key_id=key_id_of(certificate, path=p12.path),
         private_key=p12.private_key,
@@ -100,8 +104,15 @@ def signing_key(p12: P12, *, alias: str) -> CertificateKey:
 
 def own_certificate(p12: P12) -> x509.Certificate | None:
     """Return the certificate of the private key itself; None if there is none."""
-    public_key = p12.private_key.public_key()
-    return next((one for one in p12.certificates if one.public_key() == public_key), None)
+    return next((one for one in p12.certificates if _is_of(one, p12.private_key)), None)
+
+
+def _is_of(certificate: x509.Certificate, private_key: RSAPrivateKey) -> bool:
+    try:
+        return certificate.public_key() == private_key.public_key()
+    # An authority's key may be of a kind that the library does not know.
+    except (ValueError, UnsupportedAlgorithm):
+        return False
 
 
 def _decrypted(content: bytes, password: bytes) -> pkcs12.PKCS12KeyAndCertificates | None:

@@ -164,12 +164,12 @@ class HttpSignatureSigner:
 
     Args:
         identity: For whom.
-        key: The shared secret; certificates can't sign this way.
+        key: Gives the shared secret of the moment; certificates can't sign this way.
     """
 
     is_slow: Final = False
 
-    def __init__(self, identity: Identity, *, key: SharedSecret) -> None:
+    def __init__(self, identity: Identity, *, key: Callable[[], SharedSecret]) -> None:
         self._identity = identity
         self._key = key
 
@@ -177,6 +177,7 @@ class HttpSignatureSigner:
         self, *, method: str, target: str, host: str, body: bytes | None, now: float
     ) -> dict[str, str]:
         """Return ``Date``, ``Digest`` if there is a body, merchant and ``Signature``; see ``Signer``."""
+        key = self._key()
         date = formatdate(int(now), usegmt=True)
         signed = {"host": host, "date": date, "request-target": f"{method.lower()} {target}"}
         sent = {"Date": date}
@@ -186,9 +187,9 @@ class HttpSignatureSigner:
         signed["v-c-merchant-id"] = self._identity.signing_id
         sent["v-c-merchant-id"] = self._identity.merchant_id
         lines = "\n".join(f"{name}: {value}" for name, value in signed.items())
-        signature = b64encode(self._key.sign(lines.encode())).decode("ascii")
+        signature = b64encode(key.sign(lines.encode())).decode("ascii")
         sent["Signature"] = (
-            f'keyid="{self._key.key_id}", algorithm="HmacSHA256", '
+            f'keyid="{key.key_id}", algorithm="HmacSHA256", '
             f'headers="{" ".join(signed)}", signature="{signature}"'
         )
         return sent

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from batchcancel.api import Expiry, KeyFile
-from batchcancel.api.certificates import read_key_file
+from batchcancel.api.certificates import parsed, read_key_file
 from batchcancel.api.encryption import (
     EncryptionKey,
     MessageEncryption,
@@ -19,7 +19,7 @@ from batchcancel.api.encryption import (
     parse_response_key,
 )
 from batchcancel.api.p12 import CertificateKey, parse_p12, signing_key
-from batchcancel.settings import Credentials, P12File, ResponseKeyFile
+from batchcancel.settings import Credentials, P12File, ResponseKeyFile, Secret
 from batchcancel.settings.secret_files import check_mode, check_public_mode
 
 
@@ -56,11 +56,11 @@ def load_certificates(given: Credentials) -> Certified:
     if isinstance(given.key, P12File):
         wants_service_key = encryption is not None and encryption.certificate_file is None
         read = partial(_read_p12, given.key, wants_service_key=wants_service_key)
-        signing = KeyFile(given.key.path, read)
+        signing = KeyFile(_files_of(given.key.path, given.key.password), read)
     if encryption is not None and (path := encryption.certificate_file) is not None:
-        service = KeyFile(path, partial(_read_service_key, path))
+        service = KeyFile([path], partial(_read_service_key, path))
     if encryption is not None and (file := encryption.response_key) is not None:
-        response = KeyFile(file.path, partial(_read_response_key, file))
+        response = KeyFile(_files_of(file.path, file.password), partial(_read_response_key, file))
 
     def service_key() -> EncryptionKey:
         key = service.current() if service else signing.current().service_key if signing else None
@@ -71,7 +71,7 @@ def load_certificates(given: Credentials) -> Certified:
         signing_key=None if signing is None else lambda: signing.current().signing_key,
         encryption=None
         if encryption is None
-        else MessageEncryption(service_key=service_key, response_key=response.current if response else None),
+        else MessageEncryption(service_key=service_key, response_keys=response.recent if response else None),
         response_key_id=None if response is None else lambda: response.current().key_id,
         files=tuple(file for file in (signing, service, response) if file is not None),
         expiries=tuple(
@@ -86,26 +86,37 @@ def load_certificates(given: Credentials) -> Certified:
     )
 
 
+def _files_of(path: Path, password: Secret | None) -> list[Path]:
+    """Return a key's file, and that of its password if it has one."""
+    return [path] if password is None or password.file is None else [path, password.file]
+
+
 def _read_p12(given: P12File, *, wants_service_key: bool) -> _SigningFile:
     check_mode(given.path)
     content = read_key_file(given.path)
-    p12 = parse_p12(content, password=given.password.reveal(), path=given.path)
-    return _SigningFile(
-        signing_key=signing_key(p12, alias=given.alias),
-        service_key=encryption_key(p12.certificates, path=given.path) if wants_service_key else None,
-    )
+    password = given.password.read_again()
+
+    def parse() -> _SigningFile:
+        p12 = parse_p12(content, password=password, path=given.path)
+        return _SigningFile(
+            signing_key=signing_key(p12, alias=given.alias),
+            service_key=encryption_key(p12.certificates, path=given.path) if wants_service_key else None,
+        )
+
+    return parsed(given.path, parse)
 
 
 def _read_service_key(path: Path) -> EncryptionKey:
     check_public_mode(path)
-    return encryption_key(parse_certificates(read_key_file(path), path=path), path=path)
+    content = read_key_file(path)
+    return parsed(path, lambda: encryption_key(parse_certificates(content, path=path), path=path))
 
 
 def _read_response_key(given: ResponseKeyFile) -> ResponseKey:
     check_mode(given.path)
-    return parse_response_key(
-        read_key_file(given.path),
-        password=given.password.reveal() if given.password else None,
-        key_id=given.key_id,
-        path=given.path,
+    content = read_key_file(given.path)
+    password = given.password.read_again() if given.password else None
+    return parsed(
+        given.path,
+        lambda: parse_response_key(content, password=password, key_id=given.key_id, path=given.path),
     )

@@ -15,10 +15,12 @@ from batchcancel.api import (
     Identity,
     JwtKey,
     JwtSigner,
+    KeyFile,
     KeyFiles,
     SharedSecret,
     Signer,
 )
+from batchcancel.errors import SettingsError
 from batchcancel.settings import Auth, Credentials, Options, Settings
 from batchcancel.settings import SharedSecret as SharedSecretGiven
 
@@ -57,37 +59,53 @@ def load_keys(settings: Settings) -> Keys:
     given = settings.credentials
     if given is None:
         return _simulated(settings.options)
+    try:
+        return _load(given, settings.options.auth)
+    except SettingsError as exc:
+        # Some tools print the variables of a traceback's frames, and down there these are secret.
+        raise exc.with_traceback(None) from None
+
+
+def _load(given: Credentials, auth: Auth) -> Keys:
     identity = Identity(merchant_id=given.merchant_id, portfolio_id=given.portfolio_id)
     if not isinstance(given.key, SharedSecretGiven):
         return _certified(given, identity, None)
-    secret = SharedSecret(key_id=given.key.key_id, secret=given.key.secret.reveal())
+    secret = _secret_file(given.key)
     if given.encryption is not None:
         return _certified(given, identity, secret)
-    return _of_secret(settings.options.auth, identity, secret)
+    return _of_secret(auth, identity, secret)
 
 
-def _certified(given: Credentials, identity: Identity, secret: SharedSecret | None) -> Keys:
+def _secret_file(given: SharedSecretGiven) -> KeyFile[SharedSecret]:
+    file = given.secret.file
+    return KeyFile(
+        [] if file is None else [file],
+        lambda: SharedSecret(key_id=given.key_id, secret=given.secret.read_again()),
+    )
+
+
+def _certified(given: Credentials, identity: Identity, secret: KeyFile[SharedSecret] | None) -> Keys:
     from batchcancel.job.certified import load_certificates  # noqa: PLC0415 - slow, see above
 
     found = load_certificates(given)
-    key: Callable[[], JwtKey] | None = found.signing_key if secret is None else lambda: secret
+    key: Callable[[], JwtKey] | None = found.signing_key if secret is None else secret.current
     assert key is not None  # noqa: S101 - a P12 file signs where no secret does
     return Keys(
         identity=identity,
         sign_as=partial(JwtSigner, key=key, response_key_id=found.response_key_id),
         encryption=found.encryption,
-        files=KeyFiles(found.files),
+        files=KeyFiles(found.files if secret is None else (secret, *found.files)),
         expiries=found.expiries,
     )
 
 
-def _of_secret(auth: Auth, identity: Identity, secret: SharedSecret) -> Keys:
+def _of_secret(auth: Auth, identity: Identity, secret: KeyFile[SharedSecret]) -> Keys:
     sign_as: Callable[[Identity], Signer]
     if auth is Auth.HTTP_SIGNATURE:
-        sign_as = partial(HttpSignatureSigner, key=secret)
+        sign_as = partial(HttpSignatureSigner, key=secret.current)
     else:
-        sign_as = partial(JwtSigner, key=lambda: secret)
-    return Keys(identity=identity, sign_as=sign_as, files=KeyFiles())
+        sign_as = partial(JwtSigner, key=secret.current)
+    return Keys(identity=identity, sign_as=sign_as, files=KeyFiles([secret]))
 
 
 def _simulated(options: Options) -> Keys:
@@ -97,8 +115,5 @@ def _simulated(options: Options) -> Keys:
     if options.merchant_column is not None:
         portfolio_id = sandbox.SANDBOX_PORTFOLIO_ID
         identity = Identity(merchant_id=portfolio_id, portfolio_id=portfolio_id)
-    return _of_secret(
-        options.auth,
-        identity,
-        SharedSecret(key_id=sandbox.SANDBOX_KEY_ID, secret=base64.b64decode(sandbox.SANDBOX_SECRET)),
-    )
+    secret = SharedSecret(key_id=sandbox.SANDBOX_KEY_ID, secret=base64.b64decode(sandbox.SANDBOX_SECRET))
+    return _of_secret(options.auth, identity, KeyFile([], lambda: secret))

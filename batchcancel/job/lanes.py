@@ -15,7 +15,7 @@ from batchcancel.model import Event, Reply, RequestKind
 from batchcancel.pace import Pace, Quota, RateLimiter
 from batchcancel.pipeline import Entrance, Exposure, Fleet, Lane, Pipeline, Turnstile
 from batchcancel.retry import Retrier
-from batchcancel.settings import Options, Settings
+from batchcancel.settings import Mle, Options, Settings
 
 _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
@@ -90,6 +90,7 @@ def _gates(options: Options) -> Gates:
         max_errors=options.max_errors,
         max_error_rate=options.max_error_rate,
         max_mismatch=options.max_mismatch,
+        is_encrypted=options.mle is not Mle.OFF,
     )
 
 

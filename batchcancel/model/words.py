@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Final, Self
+
+_SECOND_NS: Final = 1_000_000_000
+_MILLISECOND_NS: Final = 1_000_000
 
 
 def utc_text(when: datetime | None = None) -> str:
     """Write a time as the ledger does: UTC, milliseconds, ``Z``; now if none is given."""
-    when = when or datetime.now(UTC)
+    if when is None:
+        seconds, nanoseconds = divmod(time.time_ns(), _SECOND_NS)
+        return f"{_utc_second(seconds)}.{nanoseconds // _MILLISECOND_NS:03}Z"
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=2)
+def _utc_second(seconds: int) -> str:
+    """Write a whole second, Unix time, once for all rows that are decided in it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _KEY_SEPARATOR: Final = "\n"
@@ -53,13 +66,24 @@ class Reason(StrEnum):
     asks only the others again.
     """
 
-    CANCELED = "canceled"
-    ALREADY_CANCELED = "already_canceled"
-    PAID = "paid"
-    PARTIAL = "partial"
-    NOT_FOUND = "not_found"
-    INVALID_ID = "invalid_id"
-    MISMATCH = "mismatch"
+    outcome: Outcome
+    is_final: bool
+
+    def __new__(cls, word: str, outcome: Outcome = Outcome.ERROR, is_final: bool = False) -> Self:  # noqa: FBT001, FBT002 - columns of the table below
+        """Make a member, which is the word itself; an open error where nothing more is said."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.outcome = outcome
+        member.is_final = is_final
+        return member
+
+    CANCELED = ("canceled", Outcome.CANCELED, True)
+    ALREADY_CANCELED = ("already_canceled", Outcome.CANCELED, True)
+    PAID = ("paid", Outcome.ALREADY_PAID, True)
+    PARTIAL = ("partial", Outcome.PARTIALLY_PAID, True)
+    NOT_FOUND = ("not_found", Outcome.ERROR, True)
+    INVALID_ID = ("invalid_id", Outcome.ERROR, True)
+    MISMATCH = ("mismatch", Outcome.ERROR, True)
     PENDING = "pending"
     REJECTED = "rejected"
     REFUSED = "refused"
@@ -68,25 +92,6 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error"
     NETWORK = "network"
     UNKNOWN = "unknown"
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome that this reason belongs to."""
-        return _OUTCOMES.get(self, Outcome.ERROR)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether this is an answer, so that no later run asks again."""
-        return self in _OUTCOMES or self in _FINAL_ERRORS
-
-
-_OUTCOMES: Final = {
-    Reason.CANCELED: Outcome.CANCELED,
-    Reason.ALREADY_CANCELED: Outcome.CANCELED,
-    Reason.PAID: Outcome.ALREADY_PAID,
-    Reason.PARTIAL: Outcome.PARTIALLY_PAID,
-}
-_FINAL_ERRORS: Final = frozenset({Reason.NOT_FOUND, Reason.INVALID_ID, Reason.MISMATCH})
 
 
 class ResolvedBy(StrEnum):

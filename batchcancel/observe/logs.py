@@ -68,7 +68,7 @@ def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         context_class=dict,
     )
-    return Log(lines, logger)
+    return Log(lines, logger.bind())  # bound once: by itself it would be for every line, written or not
 
 
 class _Lines:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from batchcancel.errors import (
@@ -125,10 +124,13 @@ class Pace:
                 have to wait.
             SafetyStopError: It was not sent: what came back for others means that the run has to stop.
         """
-        async with self._permit(kind):
+        await self._take_slot(kind)
+        try:
             on_departure()
             sent_at = self._clock()
             answer = await self._ask(kind, invoice_id)
+        finally:
+            self._slots.release()
         self._learn(answer, sent_at)
         return answer
 
@@ -200,24 +202,39 @@ class Pace:
 
     # --- the way out --------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _permit(self, kind: RequestKind) -> AsyncIterator[None]:
-        """Hold a slot from the moment a request may leave until its reply has come."""
+    async def _take_slot(self, kind: RequestKind) -> None:
+        """Return with a slot, which the caller gives back, once a request may leave."""
         while True:
-            if self._health.is_suspicious(self._clock(), unfinished=self.unfinished()):
+            if self._health.is_undecided and self._is_suspicious():
                 await self._decide_streak()
             await self._gate.wait_open()
-            async with self._slots:
-                # A cancelation that waits for its turn gives up at once when the run stops.
-                in_a_hurry = kind is RequestKind.CANCEL
-                await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
-                if in_a_hurry and self.is_stopping:
-                    raise RunStoppingError("no new cancelation leaves")
-                if failure := self._too_long or self._key_refused:
-                    raise failure
-                if self._gate.is_open:
-                    yield
+            await self._slots.acquire()
+            try:
+                if await self._may_leave(kind):
                     return
+            except BaseException:
+                self._slots.release()
+                raise
+            self._slots.release()
+
+    async def _may_leave(self, kind: RequestKind) -> bool:
+        """Wait for a request's turn; tell whether it may leave still.
+
+        Raises:
+            RunStoppingError: It is a cancelation, and the run is stopping.
+            SafetyStopError: What came back for others means that the run has to stop.
+        """
+        # A cancelation that waits for its turn gives up at once when the run stops.
+        in_a_hurry = kind is RequestKind.CANCEL
+        await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
+        if in_a_hurry and self.is_stopping:
+            raise RunStoppingError("no new cancelation leaves")
+        if failure := self._too_long or self._key_refused:
+            raise failure
+        return self._gate.is_open
+
+    def _is_suspicious(self) -> bool:
+        return self._health.is_suspicious(self._clock(), unfinished=self.unfinished())
 
     async def _ask(self, kind: RequestKind, invoice_id: str | None) -> Reply | TransportError:
         try:

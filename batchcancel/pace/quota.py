@@ -49,7 +49,8 @@ class Quota:
         Args:
             sleep: Waits the given seconds, or less if the caller is in a hurry to give up.
         """
-        await self._throttle.take(sleep)
+        if not self._throttle.is_unlimited:
+            await self._throttle.take(sleep)
         if self._within is not None:
             await self._within.take(sleep)
 

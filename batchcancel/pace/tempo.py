@@ -87,6 +87,11 @@ class Tempo:
         """When the present pause ends, or the last one ended."""
         return self._resumes_at
 
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether there is no limit, neither a set one nor one of the service's."""
+        return self._ceiling is None and self._most is None
+
     def is_near_ceiling(self, now: float) -> bool:
         """Tell whether the rate is at a limit of the service's, where uneven departures are refused."""
         return self._ceiling is not None and self.rate(now) != self._most

@@ -46,6 +46,11 @@ class Throttle:
         self._unavailable_at = float("-inf")
         self._cuts_for_503 = 0
 
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether there is no rate at all: none was set, and nothing was refused lately."""
+        return self._tempo.is_unlimited
+
     async def take(self, sleep: Sleep = asyncio.sleep) -> None:
         """Wait for the next departure; first come, first served. A cancelled wait gives its place back.
 

@@ -85,7 +85,10 @@ class Pipeline:
         self._entrance = entrance
         self._on_failure = on_failure
         self._on_event = on_event
-        self._reading = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._is_reading = False
+        self._row_read: asyncio.Future[None] | None = None
+        """Done once the row is there that somebody is reading; None if nobody else waits for it."""
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_requested = asyncio.Event()
@@ -194,17 +197,39 @@ class Pipeline:
 
     async def _next_case(self, rows: AsyncIterator[ManifestRow]) -> Case | None:
         """Read on to the next invoice that is to be asked about, and end the rows before it."""
-        async with self._reading:
-            while not (self._exhausted or self._pace.is_stopping):
-                row = await anext(rows, None)
-                if row is None:
-                    self._exhausted = True
-                    break
-                self.rows_read += 1
-                case = await self._admit(row)
-                if case is not None:
-                    return case
+        while not (self._exhausted or self._pace.is_stopping):
+            if self._is_reading:
+                await self._wait_for_row()
+                continue
+            row = await self._read(rows)
+            if row is not None and (case := await self._admit(row)) is not None:
+                return case
         return None
+
+    async def _read(self, rows: AsyncIterator[ManifestRow]) -> ManifestRow | None:
+        """Read a row; None at the end.
+
+        Most rows are there already. A lock would hand each to the next worker in the queue, one turn of the
+        event loop for every row; here whoever is running takes one.
+        """
+        self._is_reading = True
+        try:
+            row = await anext(rows, None)
+        finally:
+            self._is_reading = False
+            if self._row_read is not None:
+                self._row_read.set_result(None)
+                self._row_read = None
+        if row is None:
+            self._exhausted = True
+        else:
+            self.rows_read += 1
+        return row
+
+    async def _wait_for_row(self) -> None:
+        if self._row_read is None:
+            self._row_read = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._row_read)  # many wait for it, and one that is cancelled must not end it
 
     async def _admit(self, row: ManifestRow) -> Case | None:
         """Take an invoice in hand, if its row and the gates let it through."""
@@ -233,14 +258,14 @@ class Pipeline:
 
     async def _ask(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
-        try:
-            await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
-        except RunStoppingError:
-            return self._retrier.abandon(case)
-        clock = asyncio.get_running_loop().time
-        came_at = clock()
+        if not self._pace.is_open:
+            try:
+                await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
+            except RunStoppingError:
+                return self._retrier.abandon(case)
+        came_at = self._clock()
         await self._exposure.enter(case)
-        case.held_up_s += clock() - came_at
+        case.held_up_s += self._clock() - came_at
         try:
             step = await self._retrier.advance(case, on_departure=self._exposure.note_departure)
             if isinstance(step, Waiting):

@@ -94,6 +94,12 @@ class Case:
         elif reply and reply.is_success and reply.invoice.status:
             self.doubted_earlier = False
 
+    def conclude(self, answer: Answer) -> None:
+        """Note the good reply that settles the invoice."""
+        self.reply = answer if isinstance(answer, Reply) else None
+        self.replied_to = RequestKind.CANCEL
+        self.in_doubt = False
+
     def follow(self, kind: RequestKind, decision: Settle | Send | SignAfresh, now: float) -> Settle | Send:
         """Bring the case up to date with a decision; return what is left to do."""
         if isinstance(decision, Send) and decision.kind is RequestKind.CANCEL and kind is RequestKind.LOOK_UP:

@@ -31,6 +31,7 @@ from batchcancel.verdict import (
     Facts,
     Send,
     Settle,
+    accept,
     is_transient,
     judge_lookup,
     judge_post,
@@ -217,6 +218,11 @@ class Retrier:
             # Also where it comes from an untrusted certificate, no byte of this request has left.
             case.in_doubt = False
             raise
+        if kind is RequestKind.CANCEL and not case.is_canary:
+            accepted = accept(answer, case.row.invoice_id)
+            if accepted is not None:  # as nearly all are: nothing more has to be known or noted
+                case.conclude(answer)
+                return accepted
         case.take_in(kind, answer)
         decision = self._judge(case, kind, answer)
         if kind is RequestKind.LOOK_UP and case.reply and case.reply.invoice.status == "PENDING":

@@ -30,6 +30,7 @@ from batchcancel.settings.credentials import (
     read_credentials,
 )
 from batchcancel.settings.options import (
+    FILES,
     NOT_FOR_THE_RECORD,
     Auth,
     Environment,
@@ -130,12 +131,20 @@ def load_settings(
     Raises:
         SettingsError: Something is missing, malformed or contradictory; says what and where.
     """
-    environ = os.environ if environ is None else environ
+    paths = tuple(os.fspath(path) for path in manifests)
+    try:
+        return _load(paths, os.environ if environ is None else environ, flags)
+    except SettingsError as exc:
+        # Some tools print the variables of a traceback's frames, and down there these are secret.
+        raise exc.with_traceback(None) from None
+
+
+def _load(manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
     gathering = Gathering()
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
-    return _check(tuple(os.fspath(path) for path in manifests), gathering, environ)
+    return _check(manifests, gathering, environ)
 
 
 def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
@@ -146,7 +155,7 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
     ledger = _ledger(manifests, options, environment)
-    others = (options.exclude, options.shared_secret_file, options.ca_file)
+    others = (getattr(options, name) for name in sorted(FILES))
     _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
     return Settings(
         manifests=manifests,

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,13 @@ from msgspec import Struct
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.options import Auth, Mle, Options
-from batchcancel.settings.secret_files import Secret, check_mode, check_public_mode, read_secret_text
+from batchcancel.settings.secret_files import (
+    Secret,
+    check_mode,
+    check_public_mode,
+    read_secret_text,
+    secret_in,
+)
 
 _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -112,11 +119,16 @@ def _shared_secret(options: Options, sources: Mapping[str, str], warnings: list[
     assert options.key_id  # noqa: S101 - checked by the caller
     _refuse_both(options, sources, "shared_secret", "the shared secret")
     if options.shared_secret:
-        secret = _decode(options.shared_secret, sources["shared_secret"])
+        secret = Secret(_decode(options.shared_secret, sources["shared_secret"]))
     else:
-        text = read_secret_text(Path(options.shared_secret_file or ""), warnings, encoding="ascii")
-        secret = _decode(text, sources["shared_secret_file"])
-    return SharedSecret(key_id=options.key_id, secret=Secret(secret))
+        path = Path(options.shared_secret_file or "")
+        read = partial(_read_shared_secret, path, sources["shared_secret_file"])
+        secret = secret_in(path, read, warnings)
+    return SharedSecret(key_id=options.key_id, secret=secret)
+
+
+def _read_shared_secret(path: Path, source: str, warnings: list[str]) -> bytes:
+    return _decode(read_secret_text(path, warnings, encoding="ascii"), f"{source} ({path})")
 
 
 def _p12_file(options: Options, sources: Mapping[str, str], warnings: list[str]) -> P12File:
@@ -169,14 +181,19 @@ def _response_key(options: Options, sources: Mapping[str, str], warnings: list[s
 def _password(options: Options, sources: Mapping[str, str], warnings: list[str], name: str) -> Secret | None:
     """Read a password from an option or its file; None if neither is given."""
     _refuse_both(options, sources, name, "the password")
-    text: str | None = getattr(options, name)
     file: str | None = getattr(options, f"{name}_file")
     if file:
-        # An editor ends the line; any other white space may be the password's own.
-        text = read_secret_text(Path(file), warnings, encoding="utf-8").removesuffix("\n")
-        if not text:
-            raise SettingsError(f"The secret file {file} is empty.")
+        return secret_in(Path(file), partial(_read_password, Path(file)), warnings)
+    text: str | None = getattr(options, name)
     return Secret(text.encode()) if text else None
+
+
+def _read_password(path: Path, warnings: list[str]) -> bytes:
+    # An editor ends the line; any other white space may be the password's own.
+    text = read_secret_text(path, warnings, encoding="utf-8").removesuffix("\n")
+    if not text:
+        raise SettingsError(f"The secret file {path} is empty.")
+    return text.encode()
 
 
 def _refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:

@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from batchcancel.errors import SettingsError
 
 
 class Secret:
-    """Bytes that never show: not in a repr, a log line or a traceback."""
+    """Bytes that never show: not in a repr, a log line or a traceback.
 
-    __slots__ = ("_value",)
+    Args:
+        value: The bytes.
+        file: The file that they were read from, if it can be read again.
+        read: Reads that file.
+    """
 
-    def __init__(self, value: bytes) -> None:
+    __slots__ = ("_read", "_value", "file")
+
+    def __init__(
+        self, value: bytes, *, file: Path | None = None, read: Callable[[], bytes] | None = None
+    ) -> None:
         self._value = value
+        self._read = read
+        self.file = file
 
     def reveal(self) -> bytes:
         """Return the bytes; only the code that signs has a reason to."""
         return self._value
 
+    def read_again(self) -> bytes:
+        """Return the bytes as their file has them now; without one, as they were.
+
+        Raises:
+            SettingsError: The file can't be used any more; nothing of what it holds is shown.
+        """
+        return self._value if self._read is None else self._read()
+
     def __repr__(self) -> str:
         return "Secret(***)"
+
+
+def secret_in(path: Path, read: Callable[[list[str]], bytes], warnings: list[str]) -> Secret:
+    """Return the secret that a file holds, to be read again when the file has changed.
+
+    Args:
+        path: The file. A pipe gives its bytes once.
+        read: Reads and checks the file; adds sentences about a lax mode to the list.
+        warnings: Where they are added the first time.
+
+    Raises:
+        SettingsError: The file can't be used; from ``read``.
+    """
+    value = read(warnings)
+    if not path.is_file():
+        return Secret(value)
+    return Secret(value, file=path, read=partial(read, []))
 
 
 def read_secret_text(path: Path, warnings: list[str], *, encoding: str) -> str:

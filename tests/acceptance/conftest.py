@@ -109,6 +109,7 @@ class StartRun(Protocol):
         simulator: Simulator,
         *arguments: str | Path,
         base_url: str | None = None,
+        env: Mapping[str, str] | None = None,
         file_size_bytes: int | None = None,
     ) -> AbstractContextManager[subprocess.Popen[str]]:
         """Start a run in ``tmp_path``; its standard output and error are pipes.
@@ -117,6 +118,7 @@ class StartRun(Protocol):
             simulator: What it calls, and whose credentials it has.
             arguments: Manifests and flags.
             base_url: Where it calls instead; None: the simulator itself.
+            env: Other credentials, over the clean environment; None: those of the simulator.
             file_size_bytes: How long its files may become, by the system's limit; None: as long as
                 they like. With a limit the process does not measure its coverage.
         """
@@ -253,9 +255,10 @@ def start_run(command_path: Path, clean_environment: dict[str, str], tmp_path: P
         simulator: Simulator,
         *arguments: str | Path,
         base_url: str | None = None,
+        env: Mapping[str, str] | None = None,
         file_size_bytes: int | None = None,
     ) -> Iterator[subprocess.Popen[str]]:
-        environment = clean_environment | simulator.env
+        environment = clean_environment | (simulator.env if env is None else dict(env))
         limit: list[str] = []
         if file_size_bytes is not None:
             limit = ["prlimit", f"--fsize={file_size_bytes}"]

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,16 +16,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from joserfc import jwe, jwt
 from joserfc.jwk import RSAKey
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
 from batchcancel.api.encryption import MessageEncryption
-from batchcancel.api.keys import KeyFiles
+from batchcancel.api.keys import KeyFile, KeyFiles
 from batchcancel.job import Job
 from batchcancel.job.keys import Keys, load_keys
 from batchcancel.model import DecryptionFailed, Event, KeyFileChanged, Reason, RequestKind, Result
+from batchcancel.sandbox import Sandbox, SandboxOptions
 from batchcancel.settings import load_settings
 
 if TYPE_CHECKING:
@@ -41,7 +49,8 @@ _SIGNING_KEYS: Final = {
 }
 _SERVICE_KEY: Final = RSAKey.import_key(_SERVICE["private_key_pem"])
 _RESPONSE_KEY: Final = RSAKey.import_key(_RESPONSE["private_key_pem"])
-_OTHERS_KEY: Final = _SIGNING_KEYS[_VECTORS["p12_material"]["portfolio"]["expected_kid"]]
+_PORTFOLIO: Final = _VECTORS["p12_material"]["portfolio"]
+_OTHERS_KEY: Final = _SIGNING_KEYS[_PORTFOLIO["expected_kid"]]
 _REGISTRY: Final = jwe.JWERegistry(algorithms=["RSA-OAEP-256", "A256GCM"], strict_check_header=False)
 _NOW: Final = 1767225600.0
 _ENVIRONMENT: Final = {
@@ -144,6 +153,14 @@ def _key_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _write(path: str, content_base64: str) -> None:
     Path(path).write_bytes(base64.b64decode(content_base64))
     Path(path).chmod(0o600)
+
+
+def _write_bytes(path: str, content: bytes) -> None:
+    """Put a new file in the old one's place."""
+    fresh = Path(f"{path}.fresh")
+    fresh.write_bytes(content)
+    fresh.chmod(0o600)
+    fresh.replace(path)
 
 
 def _keys(**environ: str) -> Keys:
@@ -394,6 +411,98 @@ async def test_key_file_that_changes_is_read_again_without_stopping(
     assert change.path == "merchant.p12"
     assert (change.problem is None) == is_good
     assert len(service.asked) == 8
+
+
+@pytest.mark.parametrize("auth", ["jwt", "http_signature"])
+async def test_secret_file_that_changes_is_read_again_without_stopping(auth: str) -> None:
+    """Five seconds after the last look the new secret signs; one that is none leaves it in force."""
+    old, new = (base64.b64encode(bytes([number]) * 32) for number in (1, 2))
+    _write_bytes("secret", old)
+    ids = {"BATCHCANCEL_MERCHANT_ID": "m", "BATCHCANCEL_KEY_ID": "k", "BATCHCANCEL_AUTH": auth}
+    settings = load_settings(
+        ["x.csv"], environ=ids | {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"}, env="test"
+    )
+    keys = load_keys(settings)
+    now_s = 0.0
+    files = KeyFiles(keys.files._files, monotonic=lambda: now_s)
+    before, after = (
+        Sandbox(SandboxOptions(merchant_id="m", key_id="k", secret=secret.decode())) for secret in (old, new)
+    )
+    told: list[Event] = []
+
+    async def ask(base_url: str) -> int:
+        client = Client(
+            base_url=base_url,
+            signer=keys.signer,
+            key_files=files,
+            clock=ServiceClock(time.time),
+            concurrency=2,
+            on_event=told.append,
+        )
+        async with client:
+            return (await client.send(RequestKind.LOOK_UP, "1")).http_status
+
+    def changes() -> list[str | None]:
+        return [event.problem for event in told if isinstance(event, KeyFileChanged)]
+
+    async with before, after:
+        assert await ask(before.base_url) == 200
+        _write_bytes("secret", new)
+        now_s = 4.9
+        assert [await ask(sandbox.base_url) for sandbox in (before, after)] == [200, 401]
+        now_s = 5.0
+        assert [await ask(sandbox.base_url) for sandbox in (after, before)] == [200, 401]
+        assert changes() == [None]
+        _write_bytes("secret", b"hunter2!")
+        now_s = 10.0
+        assert await ask(after.base_url) == 200, "what is no secret leaves the one that is"
+    assert len(changes()) == 2
+    assert "is not base64" in str(changes()[1])
+    assert "hunter2" not in str(told)
+
+
+async def test_change_is_told_though_its_request_is_cancelled(service: _Service) -> None:
+    """Whoever sends next must not wonder which key it was."""
+    keys = _keys(BATCHCANCEL_MLE="off")
+    began, go_on = threading.Event(), threading.Event()
+    path = Path("merchant.p12")
+
+    def load() -> None:
+        if path.stat().st_size == 0:
+            began.set()
+            go_on.wait(30)
+
+    now_s = 0.0
+    files = KeyFiles([KeyFile([path], load)], monotonic=lambda: now_s)
+    async with _running(service, keys, files=files) as run:
+        _write_bytes(str(path), b"")
+        now_s = 5.0
+        sending = asyncio.create_task(run.client.send(RequestKind.LOOK_UP, "1"))
+        await asyncio.to_thread(began.wait, 30)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        go_on.set()
+        async with asyncio.timeout(10):
+            while not run.told(KeyFileChanged):
+                await asyncio.sleep(0.01)
+    assert run.told(KeyFileChanged) == [KeyFileChanged(path="merchant.p12", problem=None)]
+    assert service.asked == []
+
+
+async def test_reply_for_the_key_before_is_read_after_a_change(service: _Service) -> None:
+    """It was on its way when the key changed: its token named the old one."""
+    keys = _keys(BATCHCANCEL_MLE_RESPONSE_KEY_ID="one")
+    renewed_key = load_pem_private_key(_PORTFOLIO["private_key_pem"].encode(), None)
+    protection = BestAvailableEncryption(_ENVIRONMENT["BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD"].encode())
+    async with _running(service, keys) as run:
+        _write_bytes("response.p12", renewed_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
+        assert [change.problem for change in keys.files.reload()] == [None]
+        reply = await run.client.send(RequestKind.CANCEL, "2675")
+        service.reply = encrypted(b'{"id":"2675","status":"PAID"}', _OTHERS_KEY)
+        renewed = await run.client.send(RequestKind.LOOK_UP, "2675")
+    assert (reply.invoice.status, renewed.invoice.status) == ("CANCELED", "PAID")
+    assert run.told(DecryptionFailed) == []
 
 
 # --- the whole ------------------------------------------------------------------------------------

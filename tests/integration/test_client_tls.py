@@ -193,7 +193,9 @@ def _client(base_url: str, events: list[Event] | None = None, **options: Any) ->
     told: list[Event] = [] if events is None else events
     return Client(
         base_url=base_url,
-        signer=HttpSignatureSigner(Identity(merchant_id="m"), key=SharedSecret(key_id="k", secret=b"s" * 32)),
+        signer=HttpSignatureSigner(
+            Identity(merchant_id="m"), key=lambda: SharedSecret(key_id="k", secret=b"s" * 32)
+        ),
         clock=ServiceClock(lambda: 0.0),
         concurrency=2,
         on_event=told.append,

@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 from cryptography import x509
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from tests.conftest import KeyHolder
 
 T = TypeVar("T")
+
+_DAMAGE: Final = {
+    # rsaEncryption in a SubjectPublicKeyInfo, and an algorithm that nobody knows.
+    "kind of key": (b"\x06\x09*\x86H\x86\xf7\r\x01\x01\x01", b"\x06\x09*\x86H\x86\xf7\r\x01\x01\x6f"),
+    # The RSA key inside is no sequence any more.
+    "key": (b"\x00\x30\x82\x01\x0a\x02\x82\x01\x01", b"\x00\x31\x82\x01\x0a\x02\x82\x01\x01"),
+    # The serialNumber in the subject is a text of a kind that does not exist.
+    "subject": (b"\x06\x03\x55\x04\x05\x13", b"\x06\x03\x55\x04\x05\x0f"),
+    # There are versions 1 to 3, counted from 0.
+    "version": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42"),
+}
+"""What to change in a certificate's bytes."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -96,6 +108,13 @@ class KeyMaker:
             .not_valid_after(now + timedelta(days=days))
             .sign(self.other_key, SHA256())
         )
+
+    def damaged(self, name: str, *, part: str) -> bytes:
+        """Make a certificate, DER, whose ``part`` can't be read: most only when it is asked for."""
+        good, bad = _DAMAGE[part]
+        der = self.certificate(name, "1").public_bytes(Encoding.DER)
+        assert der.count(good) == 1
+        return der.replace(good, bad)
 
     def p12(self, *certificates: x509.Certificate, key: Any = None, password: bytes = b"pass word") -> bytes:
         """Make a P12 file of ``key``, or of another pair, with its own certificate if that is given."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from joserfc import jwe
@@ -50,7 +52,7 @@ def _service_key() -> EncryptionKey:
 
 
 _KEY: Final = _response_key()
-_ENCRYPTION: Final = MessageEncryption(service_key=_service_key, response_key=lambda: _KEY)
+_ENCRYPTION: Final = MessageEncryption(service_key=_service_key, response_keys=lambda: [_KEY])
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -204,6 +206,15 @@ def test_reply_for_another_key_is_refused(keys: KeyMaker) -> None:
     assert _ENCRYPTION.decrypt(_encrypted(key=RSAKey.import_key(keys.key.public_key()))) is None
 
 
+def test_reply_for_the_key_before_the_present_one_decrypts(keys: KeyMaker) -> None:
+    """It was asked for before the key file changed; the present key is tried first."""
+    present = parse_response_key(keys.pem(), password=None, key_id="new", path=_PATH)
+    encryption = MessageEncryption(service_key=_service_key, response_keys=lambda: (present, _KEY))
+    assert encryption.decrypt(_encrypted()) == _CANCELED
+    assert encryption.decrypt(_encrypted(key=RSAKey.import_key(keys.key.public_key()))) == _CANCELED
+    assert encryption.decrypt(_encrypted(key=RSAKey.import_key(keys.other_key.public_key()))) is None
+
+
 def test_reply_with_a_key_of_its_own_is_refused() -> None:
     """A content key in the clear protects nothing."""
     assert _ENCRYPTION.decrypt(_encrypted(key=OctKey.generate_key(256), alg="dir")) is None
@@ -259,7 +270,7 @@ def test_key_may_be_pem(pem: str, password: str | None) -> None:
         path=_PATH,
     )
     assert (key.key_id, key.expiry) == ("given", None)
-    assert MessageEncryption(service_key=_service_key, response_key=lambda: key).decrypt(_encrypted())
+    assert MessageEncryption(service_key=_service_key, response_keys=lambda: [key]).decrypt(_encrypted())
 
 
 def _refusal(content: bytes, password: bytes | None, key_id: str | None = "given") -> str:
@@ -293,6 +304,32 @@ def test_key_without_an_id_is_refused(keys: KeyMaker) -> None:
             "folder/response.key does not say what the service knows its key by: set "
             "BATCHCANCEL_MLE_RESPONSE_KEY_ID."
         )
+
+
+def test_key_that_is_too_short_is_refused(keys: KeyMaker) -> None:
+    """At the start, and not with the first message: the library refuses to use it."""
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is the point
+    pem = short.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    sentence = "The RSA key in folder/response.key has 1024 bits; for encryption it takes 2,048 at least."
+    assert _refusal(pem, None) == sentence
+    with pytest.raises(SettingsError) as caught:
+        encryption_key((keys.certificate("CyberSource_SJC_US", "1", key=short),), path=_PATH)
+    assert str(caught.value) == sentence
+
+
+def test_key_of_the_service_that_is_not_rsa_is_refused(keys: KeyMaker) -> None:
+    """There is no way to encrypt for it."""
+    curve = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(SettingsError, match=r"folder/response\.key has no RSA key, which the service needs"):
+        encryption_key((keys.certificate("CyberSource_SJC_US", "1", key=curve),), path=_PATH)
+
+
+def test_the_longest_valid_certificate_of_the_service_is_used(keys: KeyMaker) -> None:
+    """A file may hold the one before it too; any order will do."""
+    old = keys.certificate("CyberSource_SJC_US", "1", days=10)
+    new = keys.certificate("cybersource_sjc_us", "2", days=400)
+    for pair in ((old, new), (new, old)):
+        assert encryption_key(pair, path=_PATH).key_id == "2"
 
 
 def test_key_never_shows() -> None:

@@ -144,6 +144,46 @@ def test_a_rate_is_of_the_latest_two_hundred_rows() -> None:
     assert stopped_at(Thresholds(Gates(max_error_rate=50)), healed) is None
 
 
+@pytest.mark.parametrize(
+    ("gates", "reasons", "is_hinted"),
+    [
+        pytest.param(Gates(max_error_rate=50, is_encrypted=False), [Reason.REJECTED] * 200, True, id="all"),
+        pytest.param(
+            Gates(max_error_rate=50, is_encrypted=False),
+            [CANCELED] * 5000 + [Reason.REJECTED] * 200,
+            True,
+            id="from now on",
+        ),
+        pytest.param(
+            Gates(max_error_rate=5, is_encrypted=False),
+            [CANCELED, CANCELED, CANCELED, Reason.REJECTED] * 50,
+            True,
+            id="some",
+        ),
+        pytest.param(Gates(max_error_rate=50), [Reason.REJECTED] * 200, False, id="encrypted"),
+        pytest.param(
+            Gates(max_error_rate=50, is_encrypted=False),
+            [Reason.REJECTED, Reason.SERVER_ERROR] * 100,
+            False,
+            id="half of the errors",
+        ),
+        pytest.param(
+            Gates(max_error_rate=50, is_encrypted=False), [Reason.UNKNOWN] * 200, False, id="other errors"
+        ),
+    ],
+)
+def test_refusals_of_open_invoices_hint_at_encryption(
+    gates: Gates, reasons: list[Reason], *, is_hinted: bool
+) -> None:
+    """A plain run against a service that requires it looks like that; the hint decides nothing."""
+    stopped = stopped_at(Thresholds(gates), reasons)
+    assert stopped is not None
+    assert stopped[1].endswith("message-level encryption for this account, see BATCHCANCEL_MLE.") == is_hinted
+    unhinted = stopped_at(Thresholds(Gates(max_error_rate=gates.max_error_rate)), reasons)
+    assert unhinted is not None
+    assert unhinted[0] == stopped[0]
+
+
 def test_ids_that_were_not_sent_count_in_no_rate() -> None:
     """The window holds rows that requests of this run answered."""
     mixed = [Reason.INVALID_ID] * 500 + [CANCELED] * 100 + [Reason.INVALID_ID] * 500

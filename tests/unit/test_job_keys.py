@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
+import os
 import subprocess
 import sys
+import time
 import traceback
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwe, jwt
 from joserfc.jwk import OctKey, RSAKey
+from rich.console import Console
+from rich.traceback import Traceback
 
 from batchcancel.cli.session import run_job
 from batchcancel.errors import SettingsError
@@ -94,7 +100,7 @@ _NAMED: Final = {
     "p12-alias-not-in-file": "merchant.p12 holds no certificate for other",
     # The SDK sends this one: it remembers the file by its name, whatever the password.
     "p12-wrong-password-but-cache-warm": "merchant.p12 can't be opened: its password",
-    "shared-secret-bad-base64": "BATCHCANCEL_SHARED_SECRET_FILE: the shared secret is not base64",
+    "shared-secret-bad-base64": "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not base64",
     "metakey-without-portfolio": "batchcancel.toml: portfolio_id takes a text that is not empty",
     "mle-with-http-signature": "BATCHCANCEL_MLE: message-level encryption does not go with HTTP Signature",
     "request-mle-shared-secret-without-cert": "set BATCHCANCEL_MLE_CERT_FILE",
@@ -124,6 +130,54 @@ def test_negative_vector_is_refused_by_name(vector: dict[str, Any]) -> None:
     for secret in {config.get("merchant_secretkey"), config.get("key_password")} - {None}:
         # The source lines of a traceback may hold a word as short as "wrong" by themselves.
         assert secret not in (shown if len(secret) > 5 else str(caught.value))
+
+
+# --- what the official SDK sends with encryption --------------------------------------------------
+
+
+def _encrypting(config: dict[str, Any]) -> dict[str, str]:
+    """Say the configuration of a vector with encryption in our words."""
+    environ = _environment(config)
+    if config.get("jwt_key_type") != "P12":
+        _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+        environ["BATCHCANCEL_MLE_CERT_FILE"] = "service.pem"
+    if config.get("enableResponseMleGlobally"):
+        _write("response.p12", base64.b64decode(_MLE_KEYS["response_mle"]["p12_base64"]))
+        environ |= _RESPONSE | {
+            "BATCHCANCEL_MLE_RESPONSE_KEY_PASSWORD": config["responseMlePrivateKeyFilePassword"]
+        }
+    return environ
+
+
+@pytest.mark.parametrize("vector", _VECTORS["mle"]["request"], ids=lambda vector: vector["name"])
+def test_token_over_an_encrypted_body_equals_the_official_sdks(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte: the digest is of the wrapped body; a key for replies is named where there is one."""
+    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["jwt_claims"]["jti"])
+    headers = _load(_encrypting(vector["config"])).signer.headers(
+        method="POST",
+        target=vector["jwt_claims"]["request-resource-path"],
+        host=vector["config"]["run_environment"],
+        body=vector["body_on_wire"].encode(),
+        now=vector["unix_time"] + 0.75,
+    )
+    assert headers == {"Authorization": f"Bearer {vector['jwt_token']}"}
+
+
+def test_token_of_a_look_up_with_encryption_on_equals_the_official_sdks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has no digest, for there is no body."""
+    vector = _VECTORS["mle"]["get_with_request_mle_on"]
+    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["claims"]["jti"])
+    method, target, _ = vector["request_line"].split(" ")
+    keys = _load(_encrypting(_VECTORS["mle"]["request"][0]["config"]))
+    bearer = keys.signer.headers(
+        method=method, target=target, host="api.visaacceptance.com", body=None, now=vector["claims"]["iat"]
+    )["Authorization"].removeprefix("Bearer ")
+    own = RSAKey.import_key(_VECTORS["p12_material"]["merchant"]["private_key_pem"])
+    assert jwt.decode(bearer, own, algorithms=["RS256"]).claims == vector["claims"]
 
 
 # --- who signs for whom ---------------------------------------------------------------------------
@@ -293,7 +347,277 @@ def test_changed_file_that_is_no_good_leaves_all_old_keys(damage: str, problem: 
     assert _claims(loaded, own)[0]["kid"] == "1111"
 
 
+@pytest.mark.parametrize("order", ["key first", "password first", "together"])
+@pytest.mark.parametrize("kind", ["signing", "replies"])
+def test_renewed_key_with_a_new_password_is_taken_in_either_order(
+    kind: str, order: str, keys: KeyMaker
+) -> None:
+    """In between the file can't be opened: that is said, and the old key stays in force."""
+    own = keys.certificate("merchant", "1111")
+    _write("key.p12", keys.p12(own, keys.certificate(_SERVICE, "2222", key=keys.other_key)))
+    _write("response.p12", keys.p12(keys.certificate("merchant", "3333")))
+    _write("word", b"pass word\n")
+    variable = "P12" if kind == "signing" else "MLE_RESPONSE_KEY"
+    environ = _P12 | _RESPONSE | {f"BATCHCANCEL_{variable}_PASSWORD_FILE": "word"}
+    del environ[f"BATCHCANCEL_{variable}_PASSWORD"]
+    loaded = _load(environ)
+    path = "key.p12" if kind == "signing" else "response.p12"
+    service = [keys.certificate(_SERVICE, "2222", key=keys.other_key)] if kind == "signing" else []
+    files = {
+        path: keys.p12(keys.certificate("merchant", "4444"), *service, password=b"new word"),
+        "word": b"new word\n",
+    }
+    names = list(files) if order != "password first" else ["word", path]
+    for name in names:
+        _write(name, files[name])
+        if name == names[0] and order != "together":
+            # A file whose password alone has changed can't be opened either, so it is tried at once.
+            (change,) = loaded.files.reload()
+            assert change.path == name
+            assert str(change.problem).startswith(f"{path} can't be opened: its password is another one")
+            assert "word" not in str(change.problem).replace("password", "")
+            assert _ids(loaded, own) == ("1111", "3333")
+    changes = loaded.files.reload()
+    assert {change.path for change in changes} == set(files if order == "together" else names[1:])
+    assert [change.problem for change in changes] == [None] * len(changes)
+    assert _ids(loaded, own) == (("4444", "3333") if kind == "signing" else ("1111", "4444"))
+    assert loaded.files.reload() == []
+
+
+def _ids(loaded: Keys, own: x509.Certificate) -> tuple[str, str]:
+    """Return the ids of the keys that sign and that replies are asked for."""
+    header, claims = _claims(loaded, own)
+    return header["kid"], claims["v-c-response-mle-kid"]
+
+
+# --- secrets that change --------------------------------------------------------------------------
+
+_OLD_SECRET: Final = b"an old secret of thirty-two byte"
+_NEW_SECRET: Final = b"the secret that comes after this"
+_SECRET_WAYS: Final = {
+    "jwt": {"BATCHCANCEL_AUTH": "jwt"},
+    "jwt and encryption": {"BATCHCANCEL_MLE": "request", "BATCHCANCEL_MLE_CERT_FILE": "service.pem"},
+    "http signature": {"BATCHCANCEL_AUTH": "http_signature"},
+}
+
+
+def _write_secret(secret: bytes) -> None:
+    _write("secret", base64.b64encode(secret) + b"\n")
+
+
+def _with_secret(way: str, **environ: str) -> Keys:
+    _write("service.pem", _MLE_KEYS["sjc"]["cert_pem"].encode())
+    ids = {"BATCHCANCEL_MERCHANT_ID": "merchant", "BATCHCANCEL_KEY_ID": "key"}
+    return _load(ids | _SECRET_WAYS[way] | (environ or {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"}))
+
+
+def _is_signed_with(loaded: Keys, secret: bytes) -> bool:
+    """Tell whether a secret signs, by code of this test's own."""
+    headers = loaded.signer.headers(**_REQUEST)
+    if "Authorization" in headers:
+        signed, _, signature = headers["Authorization"].removeprefix("Bearer ").rpartition(".")
+        given = base64.urlsafe_b64decode(signature + "=")
+    else:
+        target = f"host: h\ndate: {headers['Date']}\nrequest-target: get /x\nv-c-merchant-id: merchant"
+        signed, given = target, base64.b64decode(headers["Signature"].split('"')[-2])
+    return given == hmac.digest(secret, signed.encode(), "sha256")
+
+
+@pytest.mark.parametrize("way", _SECRET_WAYS)
+def test_changed_secret_file_takes_effect(way: str) -> None:
+    """However requests are signed; the key id stays what it was."""
+    _write_secret(_OLD_SECRET)
+    loaded = _with_secret(way)
+    assert _is_signed_with(loaded, _OLD_SECRET)
+    _write_secret(_NEW_SECRET)
+    assert _is_signed_with(loaded, _OLD_SECRET), "it is not looked at while signing"
+    assert loaded.files.reload() == [KeyFileChanged(path="secret", problem=None)]
+    assert _is_signed_with(loaded, _NEW_SECRET)
+    assert loaded.files.reload() == []
+
+
+def test_secret_that_changed_before_the_run_began_is_the_one_that_signs() -> None:
+    """Settings are read first; what the file holds when keys are loaded counts, and later changes too."""
+    _write_secret(_OLD_SECRET)
+    environ = {"BATCHCANCEL_MERCHANT_ID": "m", "BATCHCANCEL_KEY_ID": "k"}
+    settings = load_settings(
+        ["invoices.csv"], environ=environ | {"BATCHCANCEL_SHARED_SECRET_FILE": "secret"}, env="test"
+    )
+    _write_secret(_NEW_SECRET)
+    assert _is_signed_with(load_keys(settings), _NEW_SECRET)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        pytest.param(
+            "no base64", "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not", id="text"
+        ),
+        pytest.param(
+            "empty", "BATCHCANCEL_SHARED_SECRET_FILE (secret): the shared secret is not", id="empty"
+        ),
+        pytest.param("bytes", "The secret file secret can't be read: it is not ASCII text.", id="bytes"),
+        pytest.param("mode", "secret can be written by others, so its secret can't be trusted", id="mode"),
+        pytest.param("gone", "The secret file secret can't be read: No such file or directory.", id="gone"),
+        pytest.param("folder", "The secret file secret is no file.", id="folder"),
+    ],
+)
+@pytest.mark.parametrize("way", _SECRET_WAYS)
+def test_changed_secret_file_that_is_no_good_leaves_the_old_secret(
+    way: str, damage: str, problem: str
+) -> None:
+    """It is said once and shows nothing of the file; a mended one is taken."""
+    _write_secret(_OLD_SECRET)
+    loaded = _with_secret(way)
+    contents = {"no base64": b"hunter2!", "empty": b"\n", "bytes": b"hunter2\xff"}
+    _write("secret", contents.get(damage, base64.b64encode(_NEW_SECRET)))
+    if damage == "mode":
+        Path("secret").chmod(0o620)
+    elif damage in {"gone", "folder"}:
+        Path("secret").unlink()
+    if damage == "folder":
+        Path("secret").mkdir()
+    (change,) = loaded.files.reload()
+    assert change.path == "secret"
+    assert str(change.problem).startswith(problem)
+    for secret in ("hunter2", *(base64.b64encode(one).decode() for one in (_OLD_SECRET, _NEW_SECRET))):
+        assert secret not in str(change)
+    assert loaded.files.reload() == []
+    assert _is_signed_with(loaded, _OLD_SECRET)
+    if damage == "folder":
+        Path("secret").rmdir()
+    _write_secret(_NEW_SECRET)
+    assert loaded.files.reload() == [KeyFileChanged(path="secret", problem=None)]
+    assert _is_signed_with(loaded, _NEW_SECRET)
+
+
+def test_secret_that_is_no_file_is_not_looked_after() -> None:
+    """One from the environment can't change, and a pipe gives its text once."""
+    receiving, sending = os.pipe()
+    os.write(sending, base64.b64encode(_OLD_SECRET))
+    os.close(sending)
+    try:
+        for environ in (
+            {"BATCHCANCEL_SHARED_SECRET": base64.b64encode(_OLD_SECRET).decode()},
+            {"BATCHCANCEL_SHARED_SECRET_FILE": f"/dev/fd/{receiving}"},
+        ):
+            loaded = _with_secret("jwt", **environ)
+            assert _is_signed_with(loaded, _OLD_SECRET)
+            assert loaded.files.reload() == []
+    finally:
+        os.close(receiving)
+
+
+# --- files that are damaged -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["key", "kind of key", "subject", "version"])
+@pytest.mark.parametrize("place", ["at the start", "during a run"])
+def test_damaged_certificate_is_refused_in_a_sentence(part: str, place: str, keys: KeyMaker) -> None:
+    """The library reads such parts late; that must not end a run as a defect."""
+    good = keys.certificate(_SERVICE, "2222", key=keys.other_key)
+    _write("key.p12", keys.p12(keys.certificate("merchant", "1111")))
+    _write("service.pem", good.public_bytes(Encoding.PEM))
+    environ = _P12 | {"BATCHCANCEL_MLE": "request", "BATCHCANCEL_MLE_CERT_FILE": "service.pem"}
+    sentence = (
+        "service.pem can't be used: a key or certificate in it is damaged, or of a kind that is not "
+        "supported."
+    )
+    body = base64.encodebytes(keys.damaged(_SERVICE, part=part))
+    damaged = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    if place == "at the start":
+        _write("service.pem", damaged)
+        with pytest.raises(SettingsError) as caught:
+            _load(environ)
+        assert (str(caught.value), caught.value.__context__) == (sentence, None)
+        return
+    loaded = _load(environ)
+    _write("service.pem", damaged)
+    assert loaded.files.reload() == [KeyFileChanged(path="service.pem", problem=sentence)]
+    assert loaded.encryption is not None
+    assert loaded.encryption.encrypt(b"{}", now=0)
+
+
+@pytest.mark.parametrize("damage", ["kind of key", "panic"])
+def test_damaged_key_for_replies_is_refused_in_a_sentence(damage: str, keys: KeyMaker) -> None:
+    """A panic of the library's Rust code included, which is no Exception to Python."""
+    if damage == "panic":  # an IV of eight bytes where sixteen are needed
+        head = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,0102030405060708\n\n"
+        kind, body = "RSA PRIVATE KEY-----\n", base64.b64encode(bytes(64)).decode()
+        pem = f"-----BEGIN {kind}{head}{body}\n-----END {kind}".encode()
+    else:
+        lines = keys.pem().splitlines()
+        der = base64.b64decode(b"".join(lines[1:-1])).replace(b"\r\x01\x01\x01", b"\r\x01\x01\x6f", 1)
+        pem = b"\n".join((lines[0], base64.encodebytes(der).rstrip(), lines[-1]))
+    _write("key.p12", keys.p12(keys.certificate("merchant", "1111"), keys.certificate(_SERVICE, "2222")))
+    _write("response.p12", pem)
+    with pytest.raises(SettingsError, match=r"^response\.p12 can't be used: a key or certificate in it is"):
+        _load(_P12 | _RESPONSE | {"BATCHCANCEL_MLE_RESPONSE_KEY_ID": "3333"})
+
+
+def test_file_that_is_too_long_is_refused() -> None:
+    """It is no key, and is not read to its end."""
+    _write("key.p12", bytes((1 << 20) + 1))
+    with pytest.raises(SettingsError, match=r"^key\.p12 is no file of keys: it is longer than 1 MiB\."):
+        _load(_P12)
+
+
+# --- what tracebacks show -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", _VECTORS["negative"], ids=lambda vector: vector["name"])
+def test_no_variable_of_a_traceback_is_secret(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tools print each frame's variables with an error: nothing of this package is secret there."""
+    if vector["name"] == _GOOD:
+        return
+    environ = _environment(vector["config"])
+    # As some do: the secret itself, and beside it something that is refused.
+    refused = [environ, environ | {"BATCHCANCEL_SHARED_SECRET": "hunter2hunter2!", "BATCHCANCEL_RATE": "x"}]
+    secrets = {vector["config"].get("merchant_secretkey"), vector["config"].get("key_password"), "hunter2"}
+    for one in refused:
+        monkeypatch.setattr("os.environ", one)
+        error = _error_of_loading()
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # not the test's own
+        assert frames is not None
+        shown = StringIO()
+        traceback_ = Traceback.from_exception(type(error), error, frames, show_locals=True, width=400)
+        Console(file=shown, width=400).print(traceback_)
+        assert "settings" in shown.getvalue()
+        for secret in secrets - {None}:
+            # A word as short as "wrong" stands in the code by itself, a variable's is in quotes.
+            spelling = secret if len(secret) > 5 else f"'{secret}'"
+            assert spelling not in shown.getvalue()
+
+
+def _error_of_loading() -> SettingsError:
+    try:
+        load_keys(load_settings(["invoices.csv"], env="test"))
+    except SettingsError as exc:
+        return exc
+    raise AssertionError("nothing was refused")
+
+
 # --- what a person is told ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["signing certificate", "encryption certificate", "response key's certificate"]
+)
+def test_each_certificate_is_warned_about_from_ninety_days_on(name: str, keys: KeyMaker) -> None:
+    """Not one day earlier, and no other one with it."""
+
+    def warned(days: float) -> list[str]:
+        left = dict.fromkeys(("signing", "encryption", "response"), 400.0) | {name.partition(" ")[0]: days}
+        service = keys.certificate(_SERVICE, "2222", key=keys.other_key, days=left["encryption"])
+        _write("key.p12", keys.p12(keys.certificate("merchant", "1111", days=left["signing"]), service))
+        _write("response.p12", keys.p12(keys.certificate("merchant", "3333", days=left["response"])))
+        expiries = _load(_P12 | _RESPONSE).expiries
+        assert len(expiries) == 3
+        return [one.what for one in expiries if one.warning(time.time()) is not None]
+
+    assert [warned(days) for days in (90.1, 89.9, -0.1)] == [[], [name], [name]]
 
 
 def test_end_of_each_certificate_is_shown_and_warned_about(

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
 
+import pytest
+import yarl
+
+from batchcancel.api.request import target
 from batchcancel.manifest.ids import is_valid_id, recorded_text
+from batchcancel.model import RequestKind
+
+_VECTORS: Final = Path(__file__).parent.parent / "vectors" / "auth_vectors.json"
+_SDK_IDS: Final = json.loads(_VECTORS.read_bytes())["sdk_id_handling"]["cases"]
 
 
 @pytest.mark.parametrize(
@@ -60,3 +71,21 @@ def test_everything_else_is_refused(text: str) -> None:
 def test_recorded_text_is_printable_and_short(text: str, recorded: str) -> None:
     """What is no id can't harm a terminal, a ledger line or a reader's eye."""
     assert recorded_text(text) == recorded
+
+
+@pytest.mark.parametrize("case", _SDK_IDS, ids=lambda case: repr(case["id"]))
+def test_ids_with_which_the_official_sdk_leaves_the_path_stay_in_it(case: dict[str, str]) -> None:
+    """None is an id that is sent; and were one sent, it would be one segment, signed as it stands there."""
+    invoice_id = case["id"]
+    assert not is_valid_id(invoice_id)
+    if not invoice_id:
+        with pytest.raises(ValueError, match="needs an invoice id"):
+            target(RequestKind.CANCEL, invoice_id)
+        return
+    *root, segment, last = target(RequestKind.CANCEL, invoice_id).split("/")
+    assert ("/".join(root), unquote(segment), last) == ("/invoicing/v2/invoices", invoice_id, "cancelation")
+    assert segment.isascii()
+    assert not set(segment) & set(" #?")
+    assert yarl.URL(f"http://h{'/'.join([*root, segment, last])}", encoded=True).raw_path == "/".join(
+        [*root, segment, last]
+    ), "the client sends what it signs"

@@ -7,10 +7,12 @@ import json
 import sys
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from batchcancel.api.certificates import read_key_file
 from batchcancel.api.p12 import P12, CertificateKey, own_certificate, parse_p12, signing_key
 from batchcancel.api.signing import Identity, JwtSigner
 from batchcancel.errors import SettingsError
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = Path(__file__).parent.parent / "vectors"
 _VECTORS: Final = json.loads((_FOLDER / "auth_vectors.json").read_bytes())
-_ENVELOPES: Final = json.loads((_FOLDER / "p12_envelopes.json").read_bytes())["envelopes"]
+_FILES: Final = json.loads((_FOLDER / "p12_envelopes.json").read_bytes())
+_ENVELOPES: Final = _FILES["envelopes"]
+_SEVERAL: Final = _FILES["several_keys"]
 _MERCHANT: Final = _VECTORS["p12_material"]["merchant"]
 _PATH: Final = Path("folder/key.p12")
 _PASSWORD: Final = b"pass word"
@@ -198,6 +203,14 @@ def test_what_is_no_p12_is_refused(content: bytes) -> None:
     )
 
 
+def test_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
+    """It may go away after its mode was looked at."""
+    path = tmp_path / "gone.p12"
+    with pytest.raises(SettingsError) as caught:
+        read_key_file(path)
+    assert str(caught.value) == f"The key file {path} can't be read: No such file or directory."
+
+
 def test_file_without_a_private_key_is_refused(keys: KeyMaker) -> None:
     """A bag of certificates is a P12 file too."""
     bag = pkcs12.serialize_key_and_certificates(
@@ -238,20 +251,53 @@ def test_certificate_without_a_serial_number_is_refused() -> None:
     )
 
 
-def test_certificate_of_another_key_is_refused(keys: KeyMaker) -> None:
+@pytest.mark.parametrize("kind", ["RSA", "elliptic curve"])
+def test_certificate_of_another_key_is_refused(keys: KeyMaker, kind: str) -> None:
     """Its signatures would be refused one by one."""
-    own, foreign = keys.certificate("own", "1"), keys.certificate("m", "2", key=keys.other_key)
+    other = keys.other_key if kind == "RSA" else ec.generate_private_key(ec.SECP256R1())
+    own, foreign = keys.certificate("own", "1"), keys.certificate("m", "2", key=other)
     p12 = parse_p12(keys.p12(own, foreign), password=_PASSWORD, path=_PATH)
-    assert _refusal(lambda: signing_key(p12, alias="m")) == (
+    assert _refusal(lambda: signing_key(p12, alias="m")).startswith(
         "The certificate for m in folder/key.p12 is not that of the private key there."
     )
 
 
-def test_certificate_that_is_not_rsa_is_refused(keys: KeyMaker) -> None:
-    """Another alias than the key's own may have one."""
-    foreign = keys.certificate("m", "2", key=ec.generate_private_key(ec.SECP256R1()))
-    p12 = parse_p12(keys.p12(keys.certificate("own", "1"), foreign), password=_PASSWORD, path=_PATH)
-    assert "has no RSA key" in _refusal(lambda: signing_key(p12, alias="m"))
+def test_certificate_of_the_key_before_does_not_sign(keys: KeyMaker) -> None:
+    """A renewed file may hold it under the same name, and it may even be valid longer."""
+    new, old = keys.certificate("m", "1", days=10), keys.certificate("m", "2", key=keys.other_key, days=99)
+    for pair in ((old, new), (new, old)):
+        p12 = parse_p12(keys.p12(*pair), password=_PASSWORD, path=_PATH)
+        assert signing_key(p12, alias="m").key_id == "1"
+
+
+def test_of_several_keys_the_first_one_signs() -> None:
+    """The library reads no other one; who means another is told so, and nothing is signed with the first."""
+    content = base64.b64decode(_SEVERAL["p12_base64"])
+    p12 = parse_p12(content, password=_SEVERAL["password"].encode(), path=_PATH)
+    assert len(p12.certificates) == 3
+    assert signing_key(p12, alias="FIRST").key_id == "first-1"
+    for alias in ("second", "third"):
+        assert _refusal(partial(signing_key, p12, alias=alias)) == (
+            f"The certificate for {alias} in folder/key.p12 is not that of the private key there. Of a file "
+            "with several keys only the first one is read: give this key a file of its own."
+        )
+
+
+def test_authority_s_key_may_be_of_an_unknown_kind(keys: KeyMaker) -> None:
+    """Nothing is encrypted for it or verified with it, so it is no reason to refuse the file."""
+    authority = x509.load_der_x509_certificate(keys.damaged("m", part="kind of key"))
+    content = keys.p12(keys.certificate("m", "1"), authority)
+    p12 = parse_p12(content, password=_PASSWORD, path=_PATH)
+    assert signing_key(p12, alias="m").key_id == "1"
+    assert own_certificate(p12) is not None
+
+
+def test_names_in_a_file_move_no_terminal(keys: KeyMaker) -> None:
+    """They are told where the alias is not among them."""
+    p12 = parse_p12(keys.p12(keys.certificate("a\x1b[2Jb", "1")), password=_PASSWORD, path=_PATH)
+    assert _refusal(lambda: signing_key(p12, alias="m")) == (
+        "folder/key.p12 holds no certificate for m; it holds 'a\\x1b[2Jb'."
+    )
 
 
 def test_key_never_shows() -> None:

@@ -21,7 +21,7 @@ from batchcancel.settings import (
     Settings,
     load_settings,
 )
-from batchcancel.settings.options import HINTS
+from batchcancel.settings.options import FILES, HINTS
 
 
 @pytest.fixture(autouse=True)
@@ -553,6 +553,14 @@ def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
     with pytest.raises(SettingsError) as caught:
         load_settings(manifests, environ=environ, **flags)
     assert str(caught.value) == f"The log can't go to {log_file}: that is the ledger or a file that is read."
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_log_that_would_go_into_a_file_that_is_read_is_refused(name: str, elsewhere: Path) -> None:
+    """A key with log lines at its end opens nothing any more."""
+    (elsewhere / "key").touch()
+    with pytest.raises(SettingsError, match=r"^The log can't go to \./key: that is the ledger or a file"):
+        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **{name: "key"})
 
 
 @pytest.mark.parametrize(

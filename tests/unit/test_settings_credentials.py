@@ -240,9 +240,9 @@ def test_a_secret_s_file_that_can_not_be_read_is_refused(monkeypatch: pytest.Mon
     write("key", "h\u00fcnter2 hunter2")
     assert refusal(**{name: "key"}) == "The secret file key can't be read: it is not ASCII text."
     write("key", "hunter2!")
-    assert refusal(**{name: "key"}).startswith(f"{name}: the shared secret is not base64.")
+    assert refusal(**{name: "key"}).startswith(f"{name} (key): the shared secret is not base64.")
     write("key", "")
-    assert refusal(**{name: "key"}).startswith(f"{name}: the shared secret is not base64.")
+    assert refusal(**{name: "key"}).startswith(f"{name} (key): the shared secret is not base64.")
 
     def forbid(self: Path, *, encoding: str) -> str:
         raise PermissionError(13, "Permission denied", str(self))

@@ -77,7 +77,7 @@ def test_http_signature_equals_the_official_sdks(vector: dict[str, Any]) -> None
     """Every header that the SDK signs or signs with is the same text."""
     expected = vector["expected"]
     config = vector["inputs"]["config"]
-    signer = HttpSignatureSigner(_identity(config), key=_key(config))
+    signer = HttpSignatureSigner(_identity(config), key=lambda: _key(config))
     headers = signer.headers(**_request(vector["inputs"]))
     assert headers.pop("Signature") == expected["signature_header"]
     assert headers.pop("Date") == expected["date"]
@@ -116,7 +116,7 @@ def test_token_names_the_host_without_its_port(host: str, claim: str) -> None:
 
 def test_http_signature_covers_host_and_port() -> None:
     """Another port is another signature."""
-    signer = HttpSignatureSigner(_IDENTITY, key=_KEY)
+    signer = HttpSignatureSigner(_IDENTITY, key=lambda: _KEY)
     signatures = {
         signer.headers(method="GET", target="/x", host=host, body=None, now=0)["Signature"]
         for host in ("h", "h:1", "h:2")
@@ -126,8 +126,26 @@ def test_http_signature_covers_host_and_port() -> None:
 
 def test_a_key_never_shows_the_secret() -> None:
     """Neither the two representations nor rich's one hold the secret."""
-    signers = (JwtSigner(_IDENTITY, key=lambda: _KEY), HttpSignatureSigner(_IDENTITY, key=_KEY))
+    signers = (JwtSigner(_IDENTITY, key=lambda: _KEY), HttpSignatureSigner(_IDENTITY, key=lambda: _KEY))
     shown = f"{_KEY!r} {_KEY} {_KEY.__rich_repr__()} {signers!r}"
     assert "key_id='key'" in shown
     assert _SECRET.decode() not in shown
     assert "secret=" not in shown
+
+
+@pytest.mark.parametrize("kind", ["token", "http signature"])
+def test_id_and_signature_are_of_the_same_key(kind: str) -> None:
+    """Even where the key changes with every look at it: the id of one with another's signature is refused."""
+    secrets = {f"key-{number}": bytes([number]) * 32 for number in range(100)}
+    changing = iter(SharedSecret(key_id=key_id, secret=secret) for key_id, secret in secrets.items())
+    request: dict[str, Any] = {"method": "GET", "target": "/x", "host": "h", "body": None, "now": 0}
+    if kind == "token":
+        bearer = JwtSigner(_IDENTITY, key=lambda: next(changing)).headers(**request)["Authorization"]
+        token = bearer.removeprefix("Bearer ")
+        key_id = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))["kid"]
+        assert jwt.decode(token, OctKey.import_key(secrets[key_id])).header["kid"] == key_id
+    else:
+        sent = HttpSignatureSigner(_IDENTITY, key=lambda: next(changing)).headers(**request)
+        key_id = sent["Signature"].split('"')[1]
+        steady = SharedSecret(key_id=key_id, secret=secrets[key_id])
+        assert sent == HttpSignatureSigner(_IDENTITY, key=lambda: steady).headers(**request)
