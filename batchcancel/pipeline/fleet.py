@@ -21,7 +21,7 @@ from batchcancel.errors import (
 from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally
 from batchcancel.pace import Pace
 from batchcancel.pipeline.entrance import Entrance
-from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, precedence
+from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, cause_of, precedence
 
 OpenLane = Callable[[str | None, Callable[[Exception], None]], "Lane"]
 """Builds a merchant's lane, whose pipeline tells of each failure at once."""
@@ -138,7 +138,7 @@ class Fleet:
     def fail(self, failure: Exception) -> None:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
-        self.stop(str(failure))
+        self.stop(cause_of(failure))
         for lane in self._lanes.values():
             lane.pipeline.fail(failure)
 
@@ -177,7 +177,7 @@ class Fleet:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(failure := task.exception(), Exception):
             self._failures.append(failure)
-            self.stop(type(failure).__name__)
+            self.stop(cause_of(failure))
 
     async def _feed(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Hand each row to its merchant's pipeline; when too many are ahead, wait."""
@@ -240,9 +240,9 @@ class Fleet:
         """Stop everyone at once for what one pipeline has met, unless it is that merchant's own affair."""
         lane = self._lanes[merchant_id]
         if self._contain(lane, failure):
-            lane.stop(str(failure))
+            lane.stop(cause_of(failure))
         else:
-            self.stop(str(failure))
+            self.stop(cause_of(failure))
 
     def _contain(self, lane: Lane, failure: Exception) -> bool:
         """Tell whether a failure is one merchant's own affair, and note it if it is.

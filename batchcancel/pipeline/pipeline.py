@@ -139,11 +139,10 @@ class Pipeline:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
         self._on_failure(failure)
-        why = str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
         if isinstance(failure, LedgerFaultError):
-            self.abort(why)
+            self.abort(cause_of(failure))
         else:
-            self.stop(why)
+            self.stop(cause_of(failure))
 
     async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Bring every row to its end, or to where a stop leaves it.
@@ -309,6 +308,11 @@ class Pipeline:
         """Give every invoice that a stop caught in hand the ending that is known of it."""
         for case, ending in list(self._in_hand.items()):
             await self._close(case, ending or self._retrier.abandon(case))
+
+
+def cause_of(failure: Exception) -> str:
+    """Say why a failure stops a run; a defect's own words may hold what no log may."""
+    return str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
 
 
 def precedence(failure: Exception) -> int:

@@ -30,6 +30,7 @@ from batchcancel.model import (
     Result,
     Skip,
     Standing,
+    StopRequested,
     Tally,
 )
 from batchcancel.pace import Pace, Quota
@@ -119,6 +120,7 @@ class House:
                 exposure=Turnstile(exposure),
                 entrance=entrance,
                 on_failure=on_failure,
+                on_event=self.events.append,
             )
             pace.unfinished = pipeline.unfinished
             return Lane(merchant_id=merchant_id, pace=pace, pipeline=pipeline, to_ask=to_ask[merchant_id])
@@ -420,13 +422,15 @@ def test_a_defect_of_one_merchant_is_the_runs(in_virtual_time: InVirtualTime) ->
 
     def break_down(kind: RequestKind, _one: str | None, _now: float) -> Reply | None:
         if kind is CANCEL:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("customer@example.com")
         return None
 
     house.answers["b"] = break_down
     with pytest.raises(ZeroDivisionError):
         in_virtual_time(house.run(rows_of("a", "b", each=500)))
     assert house.settled()["a"] < 30
+    told = {event.why for event in house.events if isinstance(event, StopRequested)}
+    assert told == {"ZeroDivisionError"}  # its own words may hold what no log may
 
 
 def test_cancellation_ends_every_merchant(in_virtual_time: InVirtualTime) -> None:
