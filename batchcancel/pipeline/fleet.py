@@ -84,6 +84,7 @@ class Fleet:
         self._lanes: dict[str | None, Lane] = {}
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
         self._failures: list[Exception] = []
         self._stopped_for: str | None = None
         """Why everything stops; None as long as it does not."""
@@ -156,8 +157,7 @@ class Fleet:
         """
         self._spawn(self._feed(rows))
         try:
-            while self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._all_ended.wait()
         except asyncio.CancelledError:
             for task in self._tasks:
                 task.cancel()
@@ -178,6 +178,8 @@ class Fleet:
         if not task.cancelled() and isinstance(failure := task.exception(), Exception):
             self._failures.append(failure)
             self.stop(cause_of(failure))
+        if not self._tasks:
+            self._all_ended.set()
 
     async def _feed(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Hand each row to its merchant's pipeline; when too many are ahead, wait."""
@@ -186,16 +188,21 @@ class Fleet:
             return
         try:
             async for row in rows:
-                lane = self._lane_of(row.merchant_id)
-                if lane.is_over:
-                    continue  # its merchant was stopped: the row stays open
-                await self._room.acquire()
                 if self._stopped_for is not None or self.is_at_limit:
                     return
-                lane.rows.put_nowait(row)
+                lane = self._lane_of(row.merchant_id)
+                if not lane.is_over:  # otherwise its merchant was stopped: the row stays open
+                    await self._hand_over(lane, row)
         finally:
             for lane in self._lanes.values():
                 lane.rows.put_nowait(None)
+
+    async def _hand_over(self, lane: Lane, row: ManifestRow) -> None:
+        await self._room.acquire()
+        if lane.is_over:
+            self._room.release()
+        else:
+            lane.rows.put_nowait(row)
 
     def _lane_of(self, merchant_id: str | None) -> Lane:
         lane = self._lanes.get(merchant_id)

@@ -64,6 +64,7 @@ class House:
         self.rows: list[Result | Skip] = []
         self.events: list[Event] = []
         self.read = 0
+        self.read_takes_s = 0.0
         self.read_fails_at: int | None = None
         self.sink_fails_at: int | None = None
         self.fleet: Fleet
@@ -93,6 +94,8 @@ class House:
             if self.read == self.read_fails_at:
                 raise ManifestChangedError("changed")
             self.read += 1
+            if self.read_takes_s:
+                await asyncio.sleep(self.read_takes_s)
             yield row
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
@@ -314,6 +317,29 @@ def test_the_reader_is_not_far_ahead_of_a_slow_merchant(in_virtual_time: InVirtu
     tally = in_virtual_time(house.run(rows, during=after(3.0, look)))
     assert MAX_WAITING < most_read[0] < MAX_WAITING + 20
     assert tally.open == 2 * MAX_WAITING - len(house.rows)
+
+
+def test_a_stop_ends_the_reading_also_among_the_rows_of_who_is_over(in_virtual_time: InVirtualTime) -> None:
+    """However many rows of a refused merchant are still to come: none of them is read for nothing."""
+    house = House()
+    house.read_takes_s = 0.1
+    house.answers["a"] = refuse
+    rows = rows_of("a", "b", each=500, sorted_by_merchant=True)
+    tally = in_virtual_time(house.run(rows, during=after(5.0, lambda: house.fleet.stop("SIGTERM"))))
+    assert house.read <= 52
+    assert tally.open == 1000
+
+
+def test_a_merchant_that_is_refused_leaves_room_for_the_others(
+    in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were read ahead for it, and the one that waits for room, give their room back."""
+    monkeypatch.setattr("batchcancel.pipeline.fleet.MAX_WAITING", 3)
+    house = House()
+    bad = [f"bad{number}" for number in range(5)]
+    house.answers |= dict.fromkeys(bad, refuse)
+    tally = in_virtual_time(house.run(rows_of(*bad, "a", each=10, sorted_by_merchant=True)))
+    assert tally.results == {"canceled": 10}
 
 
 @pytest.mark.parametrize("way", ["stop", "abort"])
