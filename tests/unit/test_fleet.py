@@ -292,6 +292,24 @@ def test_a_429_makes_everyone_wait_who_shares_the_quota(
     assert (last_of_b > 1060) is not own_quotas
 
 
+@pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
+def test_a_429_that_asks_for_too_long_stops_everyone_who_shares_the_quota(
+    in_virtual_time: InVirtualTime, *, own_quotas: bool
+) -> None:
+    """Each is listed, and nobody goes on against the service's word."""
+    house = House(concurrency=2)
+    house.own_quotas = own_quotas
+    throttled = Reply(http_status=429, retry_after_s=3600.0)
+    house.answers["a"] = lambda kind, _one, _now: throttled if kind is CANCEL else None
+    in_virtual_time(house.run(rows_of("a", "b", "c", each=50, sorted_by_merchant=True)))
+    stopped = {one.merchant_id: one.why for one in house.fleet.stopped_merchants}
+    assert stopped.keys() == ({"a"} if own_quotas else {"a", "b", "c"})
+    assert "asks to wait 3600 s" in stopped["a"]
+    asked_at = min(at for merchant, kind, _, at in house.sent if merchant == "a" and kind is CANCEL)
+    late = [merchant for merchant, _, _, at in house.sent if at > asked_at + house.takes_s]
+    assert bool(late) is own_quotas
+
+
 def test_each_merchant_has_a_rate_of_its_own(in_virtual_time: InVirtualTime) -> None:
     """Ten a second each: three merchants get thirty, none gets more than ten and a tenth."""
     house = House(concurrency=30)
