@@ -190,19 +190,19 @@ class Fleet:
             async for row in rows:
                 if self._stopped_for is not None or self.is_at_limit:
                     return
-                lane = self._lane_of(row.merchant_id)
-                if not lane.is_over:  # otherwise its merchant was stopped: the row stays open
-                    await self._hand_over(lane, row)
+                await self._hand_over(self._lane_of(row.merchant_id), row)
         finally:
             for lane in self._lanes.values():
                 lane.rows.put_nowait(None)
 
     async def _hand_over(self, lane: Lane, row: ManifestRow) -> None:
-        await self._room.acquire()
-        if lane.is_over:
+        if not lane.is_over:
+            await self._room.acquire()
+            if not lane.is_over:
+                lane.rows.put_nowait(row)
+                return
             self._room.release()
-        else:
-            lane.rows.put_nowait(row)
+        lane.pipeline.pass_over(row)  # its merchant was stopped
 
     def _lane_of(self, merchant_id: str | None) -> Lane:
         lane = self._lanes.get(merchant_id)
@@ -229,8 +229,9 @@ class Fleet:
         finally:
             lane.is_over = True
             while not lane.rows.empty():
-                if lane.rows.get_nowait() is not None:
+                if (row := lane.rows.get_nowait()) is not None:
                     self._room.release()
+                    lane.pipeline.pass_over(row)
 
     async def _rows_of(self, lane: Lane) -> AsyncIterator[ManifestRow]:
         while (row := await lane.rows.get()) is not None:

@@ -122,6 +122,14 @@ class Pipeline:
             open=self._left_open + len(self._in_hand) + rows - self.rows_read,
         )
 
+    def pass_over(self, row: ManifestRow) -> None:
+        """Count a row that nobody is asked about any more: it has its answer already, or stays open."""
+        self.rows_read += 1
+        if row.duplicate_of is None and self._standing_of(row.key) is Standing.SETTLED:
+            self._settled_earlier += 1
+        else:
+            self._left_open += 1
+
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, for at most ``DRAIN_S``."""
         if not self._stop_requested.is_set():

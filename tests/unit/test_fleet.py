@@ -58,6 +58,8 @@ class House:
         self.own_quotas = False
         self.answers: dict[str | None, Answer] = {}
         """What is said to a merchant besides what a good service says."""
+        self.answered_earlier: set[tuple[str | None, str]] = set()
+        """Invoices, by merchant and id, that have their answer from an earlier run."""
         self.takes_s = 0.01
         self.sent: list[tuple[str | None, RequestKind, str | None, float]] = []
         self.in_flight = self.most_in_flight = 0
@@ -103,7 +105,8 @@ class House:
         exposure = Exposure(places=self.concurrency, doubts=250)
         entrance = Entrance(self.gates)
         shared = Quota(None, on_event=self.events.append)
-        to_ask = Counter(row.merchant_id for row in rows if row.valid)
+        settled = {row.key for row in rows if (row.merchant_id, row.invoice_id) in self.answered_earlier}
+        to_ask = Counter(row.merchant_id for row in rows if row.valid and row.key not in settled)
 
         def open_lane(merchant_id: str | None, on_failure: Callable[[Exception], None]) -> Lane:
             own = Quota(self.rate_per_merchant, on_event=self.events.append)
@@ -118,7 +121,7 @@ class House:
                 retrier=Retrier(pace, max_attempts=3, ledger_began_at=None),
                 pace=pace,
                 sink=self,
-                standing_of=lambda _key: Standing.TO_ASK,
+                standing_of=lambda key: Standing.SETTLED if key in settled else Standing.TO_ASK,
                 workers=self.concurrency,
                 exposure=Turnstile(exposure),
                 entrance=entrance,
@@ -204,6 +207,31 @@ def test_a_refused_merchant_stops_only_its_own_rows(
         MerchantStopped(merchant_id="b", why=stopped.why)
     ]
     assert not any(merchant == "b" for merchant, _ in house.posts())
+
+
+@pytest.mark.parametrize("is_sorted", [True, False], ids=["sorted", "mixed"])
+@pytest.mark.parametrize("room", [3, MAX_WAITING])
+def test_a_refused_merchant_leaves_only_open_what_has_no_answer(
+    in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch, room: int, *, is_sorted: bool
+) -> None:
+    """Rows that have their answer from an earlier run count so, were they read ahead or come later."""
+    monkeypatch.setattr("batchcancel.pipeline.fleet.MAX_WAITING", room)
+    house = House()
+    house.answers["b"] = refuse
+    house.answered_earlier = {("b", str(number)) for number in range(1, 16)}
+    tally = in_virtual_time(house.run(rows_of("a", "b", sorted_by_merchant=is_sorted)))
+    assert (tally.results, tally.settled_earlier, tally.open) == ({"canceled": 20}, 15, 5)
+    assert [one.open for one in house.fleet.stopped_merchants] == [5]
+
+
+def test_a_merchant_without_an_open_invoice_is_not_asked_about(in_virtual_time: InVirtualTime) -> None:
+    """Not even by the signed read: a key that is refused by now changes nothing."""
+    house = House()
+    house.answers["b"] = refuse
+    house.answered_earlier = {("b", str(number)) for number in range(1, 21)}
+    tally = in_virtual_time(house.run(rows_of("a", "b")))
+    assert (tally.results, tally.settled_earlier, tally.open) == ({"canceled": 20}, 20, 0)
+    assert not any(merchant == "b" for merchant, *_ in house.sent)
 
 
 def test_a_merchant_that_is_refused_in_the_middle_keeps_what_it_has(in_virtual_time: InVirtualTime) -> None:
