@@ -12,7 +12,6 @@ from batchcancel.model.words import (
     RunState,
     SkipReason,
     Standing,
-    invoice_key,
 )
 
 
@@ -39,11 +38,6 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """What ``--match`` says that the invoice has to be like, as read."""
     standing: Standing = Standing.TO_ASK
     """Where its invoice stands before the run; of no account where another row stands for this one."""
-
-    @property
-    def key(self) -> str:
-        """What tells this row's invoice from others."""
-        return invoice_key(self.invoice_id, valid=self.valid, merchant_id=self.merchant_id)
 
 
 class Result(Struct, frozen=True, kw_only=True):

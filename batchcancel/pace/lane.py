@@ -142,12 +142,15 @@ class Pace:
 
         Raises:
             CredentialsRefusedError: The key was refused twice.
-            OutageTooLongError: No reply came within the time for outages.
+            OutageTooLongError: No reply came within the time for outages, or another lane that shares the
+                quota was asked to wait longer than that.
             RunStoppingError: The run was stopped meanwhile; a read in flight is dropped, for it changes
                 nothing.
         """
         if self.is_stopping:
             raise RunStoppingError("the run is stopping before it has begun")
+        if self._quota.too_long is not None:
+            raise self._quota.too_long
         await self._gate.until_stop(self._greet())
 
     async def ask_key(self, *, since: float) -> None:
@@ -229,7 +232,7 @@ class Pace:
         await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
         if in_a_hurry and self.is_stopping:
             raise RunStoppingError("no new cancelation leaves")
-        if failure := self._too_long or self._key_refused:
+        if failure := self._too_long or self._quota.too_long or self._key_refused:
             raise failure
         return self._gate.is_open
 
@@ -250,6 +253,8 @@ class Pace:
             self._health.note_failure(now, sent_at, str(answer))
             return
         pause_s = self._quota.learn(answer, sent_at=sent_at)
+        if answer.is_throttled:
+            self._health.note_throttled(sent_at)
         if pause_s:
             self._pause(pause_s)
         if answer.is_server_error or answer.is_unreadable:
@@ -262,16 +267,18 @@ class Pace:
 
     def _pause(self, wait_s: float) -> None:
         """Make everyone wait as long as the service says, or stop where that is too long."""
-        if wait_s > self._outage_left_s():
-            self._too_long = OutageTooLongError(
-                f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
-                "The open rows stay open: run the same command again later."
-            )
-        else:
+        if wait_s <= self._outage_left_s():
             self._quota.pause(wait_s)
+            return
+        self._too_long = OutageTooLongError(
+            f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
+            "The open rows stay open: run the same command again later."
+        )
+        if wait_s > self._max_outage_s:  # nobody who shares the quota would wait that long
+            self._quota.too_long = self._too_long
 
     def _outage_left_s(self) -> float:
-        return self._max_outage_s - (self._clock() - self._health.last_good_at)
+        return self._max_outage_s - (self._clock() - self._health.silent_since)
 
     async def _decide_streak(self) -> None:
         """Find out what a streak of failures means, by one signed read while everyone waits."""
@@ -313,8 +320,8 @@ class Pace:
             reply = _word_of_service(await self._probe()) or await self._ride_out()
             if not reply.is_throttled:
                 return reply
-            if self._too_long is not None:
-                raise self._too_long
+            if failure := self._too_long or self._quota.too_long:
+                raise failure
             await self.sleep(self._quota.pause_left_s)
             if self.is_stopping:
                 raise RunStoppingError("the run is stopping with its key in doubt")

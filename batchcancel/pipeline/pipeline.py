@@ -119,6 +119,14 @@ class Pipeline:
             open=self._left_open + len(self._in_hand) + rows - self.rows_read,
         )
 
+    def pass_over(self, row: ManifestRow) -> None:
+        """Count a row that nobody is asked about any more: it has its answer already, or stays open."""
+        self.rows_read += 1
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
+            self._settled_earlier += 1
+        else:
+            self._left_open += 1
+
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, for at most ``DRAIN_S``."""
         if not self._stop_requested.is_set():
@@ -136,11 +144,10 @@ class Pipeline:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
         self._on_failure(failure)
-        why = str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
         if isinstance(failure, LedgerFaultError):
-            self.abort(why)
+            self.abort(cause_of(failure))
         else:
-            self.stop(why)
+            self.stop(cause_of(failure))
 
     async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Bring every row to its end, or to where a stop leaves it.
@@ -305,6 +312,11 @@ class Pipeline:
         """Give every invoice that a stop caught in hand the ending that is known of it."""
         for case, ending in list(self._in_hand.items()):
             await self._close(case, ending or self._retrier.abandon(case))
+
+
+def cause_of(failure: Exception) -> str:
+    """Say why a failure stops a run; a defect's own words may hold what no log may."""
+    return str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
 
 
 def precedence(failure: Exception) -> int:

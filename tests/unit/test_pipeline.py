@@ -104,7 +104,7 @@ class House:
                 raise ManifestChangedError("changed")
             self.read += 1
             self.most_ahead = max(self.most_ahead, self.read - len(self.rows))
-            yield structs.replace(row, standing=self.standing_of(row.key))
+            yield structs.replace(row, standing=self.standing_of(row.invoice_id))
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         self.pace = Pace(
