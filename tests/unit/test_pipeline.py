@@ -33,6 +33,7 @@ from batchcancel.model import (
     Standing,
     StopRequested,
     Tally,
+    invoice_key,
 )
 from batchcancel.pace import Pace, Quota
 from batchcancel.pipeline import Entrance, Exposure, Pipeline
@@ -104,7 +105,9 @@ class House:
                 raise ManifestChangedError("changed")
             self.read += 1
             self.most_ahead = max(self.most_ahead, self.read - len(self.rows))
-            yield structs.replace(row, standing=self.standing_of(row.invoice_id))
+            yield structs.replace(
+                row, standing=self.standing_of(invoice_key(row.invoice_id, valid=row.valid))
+            )
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         self.pace = Pace(
