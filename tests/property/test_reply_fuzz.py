@@ -139,6 +139,13 @@ def test_time_of_the_usual_form_exists(text: str) -> None:
     assert _utc_s(text) is not None
 
 
+@example("2023-02-29T00:00:00Z")
+@example("2024-02-29T00:00:00Z")
+@example("2024-04-31T00:00:00Z")
+@example("2024-12-31T24:00:00Z")
+@example("2024-12-31T23:59:60Z")
+@example("0000-01-01T00:00:00Z")
+@example("2024-01-01T00:00:00Z\n")
 @given(
     st.builds(
         "{}-{}-{}T{}:{}:{}{}{}".format,
