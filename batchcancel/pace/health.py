@@ -65,6 +65,11 @@ class Health:
         """Whether failures came since the last good reply and nobody knows yet what they mean."""
         return self._failures > 0
 
+    @property
+    def is_long_streak(self) -> bool:
+        """Whether so many failures came in a row that it will be looked into, once it has lasted a while."""
+        return self._failures >= STREAK_FAILURES
+
     def streak_is_due_in_s(self, now: float) -> float:
         """Return how long the present streak has to last still before it is looked into."""
         return max(0.0, self._streak_began_at + STREAK_S - now)

@@ -278,6 +278,31 @@ def test_an_outage_of_one_merchant_stops_only_its_own_rows(in_virtual_time: InVi
     assert "no good reply for 600 s" in stopped.why
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [NotSentError("dns"), ReplyLostError("reset"), Reply(http_status=503)],
+    ids=["dns", "lost", "503"],
+)
+@pytest.mark.parametrize("concurrency", [4, 16])
+def test_an_outage_of_one_merchant_holds_no_other_up(
+    in_virtual_time: InVirtualTime, failure: Exception | Reply, concurrency: int
+) -> None:
+    """Its invoices keep no places meanwhile, and hardly more of them are in doubt than were under way."""
+    house = House(concurrency=concurrency)
+
+    def fail(_kind: RequestKind, _one: str | None, now: float) -> Reply | None:
+        if now > 1000.3 and isinstance(failure, Exception):
+            raise failure
+        return failure if now > 1000.3 and isinstance(failure, Reply) else None
+
+    house.answers["b"] = fail
+    in_virtual_time(house.run(rows_of("a", "b", each=1500)))
+    assert house.settled()["a"] == 1500
+    assert max(at for merchant, *_, at in house.sent if merchant == "a") < 1000 + 60
+    assert sum(isinstance(row, Result) and row.reason == "unknown" for row in house.rows) <= concurrency + 10
+    assert [one.merchant_id for one in house.fleet.stopped_merchants] == ["b"]
+
+
 @pytest.mark.parametrize("answer", [Reply(http_status=429, retry_after_s=5.0), None], ids=["429", "outage"])
 def test_a_merchant_that_was_idle_for_long_may_still_wait(
     in_virtual_time: InVirtualTime, answer: Reply | None
