@@ -345,6 +345,21 @@ def test_a_429_makes_everyone_wait_who_shares_the_quota(
     assert (last_of_b > 1060) is not own_quotas
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+def test_merchants_that_pause_hold_no_other_up(in_virtual_time: InVirtualTime, concurrency: int) -> None:
+    """However many of them there are: whoever finds its merchant paused gives its place back."""
+    house = House(concurrency=concurrency)
+    house.own_quotas = True
+    throttled = Reply(http_status=429, retry_after_s=60.0)
+    paused = "abcdefghijklmnopqrst"
+    house.answers |= dict.fromkeys(
+        paused, lambda kind, _one, now: throttled if kind is CANCEL and 1000.02 < now < 1030 else None
+    )
+    tally = in_virtual_time(house.run(rows_of(*paused, "z", each=50)))
+    assert tally.results == {"canceled": 21 * 50}
+    assert max(at for merchant, *_, at in house.sent if merchant == "z") < 1000 + 2
+
+
 @pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
 def test_a_429_that_asks_for_too_long_stops_everyone_who_shares_the_quota(
     in_virtual_time: InVirtualTime, *, own_quotas: bool
