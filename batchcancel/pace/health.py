@@ -6,6 +6,8 @@ from typing import Final
 
 STREAK_FAILURES: Final = 10
 STREAK_S: Final = 2.0
+LONG_STREAK_FAILURES: Final = 50
+"""So many can hardly be the doing of single invoices any more, however fast they came."""
 
 
 class Health:
@@ -67,8 +69,8 @@ class Health:
 
     @property
     def is_long_streak(self) -> bool:
-        """Whether so many failures came in a row that it will be looked into, once it has lasted a while."""
-        return self._failures >= STREAK_FAILURES
+        """Whether it will surely be looked into, once it has lasted a while."""
+        return self._failures >= LONG_STREAK_FAILURES
 
     def streak_is_due_in_s(self, now: float) -> float:
         """Return how long the present streak has to last still before it is looked into."""
