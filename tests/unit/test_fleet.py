@@ -137,6 +137,7 @@ class House:
         try:
             await self.fleet.run(self.manifest(rows))
         finally:
+            self.ended_at = asyncio.get_running_loop().time()
             self.tally = self.fleet.tally(rows=len(rows))
             assert self.tally.is_conserved
         return self.tally
@@ -243,6 +244,7 @@ def test_a_merchant_that_is_refused_in_the_middle_keeps_what_it_has(in_virtual_t
     assert house.settled()["a"] == 50
     assert 0 < house.settled()["b"] < 50
     assert stopped.open == tally.open == 50 - house.settled()["b"]
+    assert sum(isinstance(event, MerchantStopped) for event in house.events) == 1
 
 
 def test_all_merchants_may_be_refused(in_virtual_time: InVirtualTime) -> None:
@@ -444,12 +446,27 @@ def test_a_stop_ends_every_merchant(in_virtual_time: InVirtualTime, way: str) ->
     assert len(unknown) == (2 if way == "abort" else 0)
 
 
-def test_a_stop_before_the_first_row_sends_nothing(in_virtual_time: InVirtualTime) -> None:
+def test_a_stop_sends_home_who_waits_for_its_turn(in_virtual_time: InVirtualTime) -> None:
+    """One of each merchant for the rate, those behind it for a place: the run is over at once."""
+    house = House(concurrency=4)
+    house.own_quotas, house.rate_per_merchant = True, 0.1
+    stop = after(15.0, lambda: house.fleet.stop("SIGTERM"))
+    tally = in_virtual_time(house.run(rows_of("a", "b"), during=stop))
+    assert house.settled() == {"a": 1, "b": 1}
+    assert tally.open == 38
+    assert house.ended_at - 1000 < 15.1
+
+
+@pytest.mark.parametrize("merchants", [("a",), ("a", "b")], ids=["one", "two"])
+def test_a_stop_before_the_first_row_sends_nothing(
+    in_virtual_time: InVirtualTime, merchants: tuple[str, ...]
+) -> None:
     """Neither reads nor cancelations."""
     house = House()
-    tally = in_virtual_time(house.run(rows_of("a", "b"), during=lambda: house.fleet.stop("SIGTERM")))
+    rows = rows_of(*merchants)
+    tally = in_virtual_time(house.run(rows, during=lambda: house.fleet.stop("SIGTERM")))
     assert house.sent == []
-    assert tally.open == 40
+    assert tally.open == len(rows)
 
 
 def test_a_threshold_stops_all_merchants_at_once(in_virtual_time: InVirtualTime) -> None:
@@ -526,6 +543,7 @@ def test_a_failure_from_outside_stops_all(in_virtual_time: InVirtualTime) -> Non
     failure = LedgerWriteError("removed")
     with pytest.raises(LedgerWriteError, match="removed"):
         in_virtual_time(house.run(rows_of("a", "b"), during=after(2.5, lambda: house.fleet.fail(failure))))
+    assert house.ended_at - 1000 < 2.6  # there is nothing to drain to
 
 
 def test_a_defect_of_one_merchant_is_the_runs(in_virtual_time: InVirtualTime) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from batchcancel.job.selection import Selection
 from batchcancel.ledger import History
-from batchcancel.model import Reason, Standing
+from batchcancel.model import Reason, Standing, invoice_key
 from batchcancel.settings import RetryErrors
 
 SETTLED, ASK, LOOK_UP = Standing.SETTLED, Standing.TO_ASK, Standing.TO_LOOK_UP
@@ -46,6 +46,17 @@ def test_errors_are_asked_about_again_as_told(reason: Reason) -> None:
     assert standing(reason, RetryErrors.OPEN) is (SETTLED if is_final else again)
     assert standing(reason, RetryErrors.ALL) is again
     assert standing(reason, RetryErrors.NONE) is (SETTLED if is_final else HELD_BACK)
+
+
+def test_an_answer_for_one_merchant_is_none_for_another() -> None:
+    """The same id is another invoice there; an excluded id is excluded at every merchant."""
+    north, south = (invoice_key("1", valid=True, merchant_id=one) for one in ("north", "south"))
+    reasons = {blake2b(north.encode(), digest_size=16).digest(): Reason.PAID}
+    history = History(first_run=None, good_size=0, tail=None, sha256=sha256(), reasons=reasons)
+    selection = Selection(history, retry_errors=RetryErrors.OPEN, excluded=frozenset())
+    assert [selection.standing_of(key) for key in (north, south, "1")] == [SETTLED, ASK, ASK]
+    selection = Selection(history, retry_errors=RetryErrors.OPEN, excluded=frozenset({"1"}))
+    assert [selection.standing_of(key) for key in (north, south, "1")] == [SETTLED, EXCLUDED, EXCLUDED]
 
 
 @pytest.mark.parametrize("retry", list(RetryErrors))
