@@ -6,6 +6,8 @@ from typing import Final
 
 STREAK_FAILURES: Final = 10
 STREAK_S: Final = 2.0
+LONG_STREAK_FAILURES: Final = 50
+"""So many can hardly be the doing of single invoices any more, however fast they came."""
 
 
 class Health:
@@ -64,6 +66,11 @@ class Health:
     def is_undecided(self) -> bool:
         """Whether failures came since the last good reply and nobody knows yet what they mean."""
         return self._failures > 0
+
+    @property
+    def is_long_streak(self) -> bool:
+        """Whether it will surely be looked into, once it has lasted a while."""
+        return self._failures >= LONG_STREAK_FAILURES
 
     def streak_is_due_in_s(self, now: float) -> float:
         """Return how long the present streak has to last still before it is looked into."""

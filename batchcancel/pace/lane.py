@@ -75,14 +75,22 @@ class Pace:
     @property
     def is_open(self) -> bool:
         """Whether a request might leave now, if its turn came."""
-        return self._gate.is_open
+        return self._gate.is_open and not self._health.is_long_streak
 
     async def wait_open(self) -> None:
         """Return once a request might leave.
 
+        In the middle of a long streak of failures none does: each would be one more in doubt, and keep
+        others from the service, until it is known what the streak means.
+
         Raises:
+            OutageTooLongError: The streak was an outage, and it lasted too long.
             RunStoppingError: The run is stopping and everyone waits.
         """
+        if self._health.is_long_streak:
+            await self.sleep(self._health.streak_is_due_in_s(self._clock()))
+            if self._health.is_long_streak:
+                await self._decide_streak()
         await self._gate.wait_open()
 
     def stop(self) -> None:

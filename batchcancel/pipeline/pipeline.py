@@ -261,14 +261,18 @@ class Pipeline:
 
     async def _ask(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
-        if not self._pace.is_open:
-            try:
-                await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
-            except RunStoppingError:
-                return self._retrier.abandon(case)
-        came_at = self._clock()
-        await self._exposure.enter(case)
-        case.held_up_s += self._clock() - came_at
+        while True:
+            if not self._pace.is_open:
+                try:
+                    await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
+                except RunStoppingError:
+                    return self._retrier.abandon(case)
+            came_at = self._clock()
+            await self._exposure.enter(case)
+            case.held_up_s += self._clock() - came_at
+            if self._pace.is_open:
+                break
+            await self._exposure.park(case)  # a pause has begun meanwhile
         try:
             step = await self._retrier.advance(case, on_departure=self._exposure.note_departure)
             if isinstance(step, Waiting):

@@ -141,6 +141,7 @@ class House:
         try:
             await self.fleet.run(self.manifest(rows))
         finally:
+            self.ended_at = asyncio.get_running_loop().time()
             self.tally = self.fleet.tally(rows=len(rows))
             assert self.tally.is_conserved
         return self.tally
@@ -247,6 +248,7 @@ def test_a_merchant_that_is_refused_in_the_middle_keeps_what_it_has(in_virtual_t
     assert house.settled()["a"] == 50
     assert 0 < house.settled()["b"] < 50
     assert stopped.open == tally.open == 50 - house.settled()["b"]
+    assert sum(isinstance(event, MerchantStopped) for event in house.events) == 1
 
 
 def test_all_merchants_may_be_refused(in_virtual_time: InVirtualTime) -> None:
@@ -280,6 +282,31 @@ def test_an_outage_of_one_merchant_stops_only_its_own_rows(in_virtual_time: InVi
     (stopped,) = house.fleet.stopped_merchants
     assert (stopped.merchant_id, stopped.open) == ("b", 20)
     assert "no good reply for 600 s" in stopped.why
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [NotSentError("dns"), ReplyLostError("reset"), Reply(http_status=503)],
+    ids=["dns", "lost", "503"],
+)
+@pytest.mark.parametrize("concurrency", [4, 16])
+def test_an_outage_of_one_merchant_holds_no_other_up(
+    in_virtual_time: InVirtualTime, failure: Exception | Reply, concurrency: int
+) -> None:
+    """Its invoices keep no places meanwhile, and not all that may be in doubt are its own."""
+    house = House(concurrency=concurrency)
+
+    def fail(_kind: RequestKind, _one: str | None, now: float) -> Reply | None:
+        if now > 1000.3 and isinstance(failure, Exception):
+            raise failure
+        return failure if now > 1000.3 and isinstance(failure, Reply) else None
+
+    house.answers["b"] = fail
+    in_virtual_time(house.run(rows_of("a", "b", each=1500)))
+    assert house.settled()["a"] == 1500
+    assert max(at for merchant, *_, at in house.sent if merchant == "a") < 1000 + 60
+    assert sum(isinstance(row, Result) and row.reason == "unknown" for row in house.rows) < 80
+    assert [one.merchant_id for one in house.fleet.stopped_merchants] == ["b"]
 
 
 @pytest.mark.parametrize("answer", [Reply(http_status=429, retry_after_s=5.0), None], ids=["429", "outage"])
@@ -322,6 +349,21 @@ def test_a_429_makes_everyone_wait_who_shares_the_quota(
     assert tally.results == {"canceled": 100}
     last_of_b = max(at for merchant, _, _, at in house.sent if merchant == "b")
     assert (last_of_b > 1060) is not own_quotas
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+def test_merchants_that_pause_hold_no_other_up(in_virtual_time: InVirtualTime, concurrency: int) -> None:
+    """However many of them there are: whoever finds its merchant paused gives its place back."""
+    house = House(concurrency=concurrency)
+    house.own_quotas = True
+    throttled = Reply(http_status=429, retry_after_s=60.0)
+    paused = "abcdefghijklmnopqrst"
+    house.answers |= dict.fromkeys(
+        paused, lambda kind, _one, now: throttled if kind is CANCEL and 1000.02 < now < 1030 else None
+    )
+    tally = in_virtual_time(house.run(rows_of(*paused, "z", each=50)))
+    assert tally.results == {"canceled": 21 * 50}
+    assert max(at for merchant, *_, at in house.sent if merchant == "z") < 1000 + 2
 
 
 @pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
@@ -408,12 +450,27 @@ def test_a_stop_ends_every_merchant(in_virtual_time: InVirtualTime, way: str) ->
     assert len(unknown) == (2 if way == "abort" else 0)
 
 
-def test_a_stop_before_the_first_row_sends_nothing(in_virtual_time: InVirtualTime) -> None:
+def test_a_stop_sends_home_who_waits_for_its_turn(in_virtual_time: InVirtualTime) -> None:
+    """One of each merchant for the rate, those behind it for a place: the run is over at once."""
+    house = House(concurrency=4)
+    house.own_quotas, house.rate_per_merchant = True, 0.1
+    stop = after(15.0, lambda: house.fleet.stop("SIGTERM"))
+    tally = in_virtual_time(house.run(rows_of("a", "b"), during=stop))
+    assert house.settled() == {"a": 1, "b": 1}
+    assert tally.open == 38
+    assert house.ended_at - 1000 < 15.1
+
+
+@pytest.mark.parametrize("merchants", [("a",), ("a", "b")], ids=["one", "two"])
+def test_a_stop_before_the_first_row_sends_nothing(
+    in_virtual_time: InVirtualTime, merchants: tuple[str, ...]
+) -> None:
     """Neither reads nor cancelations."""
     house = House()
-    tally = in_virtual_time(house.run(rows_of("a", "b"), during=lambda: house.fleet.stop("SIGTERM")))
+    rows = rows_of(*merchants)
+    tally = in_virtual_time(house.run(rows, during=lambda: house.fleet.stop("SIGTERM")))
     assert house.sent == []
-    assert tally.open == 40
+    assert tally.open == len(rows)
 
 
 def test_a_threshold_stops_all_merchants_at_once(in_virtual_time: InVirtualTime) -> None:
@@ -490,6 +547,7 @@ def test_a_failure_from_outside_stops_all(in_virtual_time: InVirtualTime) -> Non
     failure = LedgerWriteError("removed")
     with pytest.raises(LedgerWriteError, match="removed"):
         in_virtual_time(house.run(rows_of("a", "b"), during=after(2.5, lambda: house.fleet.fail(failure))))
+    assert house.ended_at - 1000 < 2.6  # there is nothing to drain to
 
 
 def test_a_defect_of_one_merchant_is_the_runs(in_virtual_time: InVirtualTime) -> None:

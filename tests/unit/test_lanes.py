@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from batchcancel.api import Client, Identity, KeyFiles, ServiceClock
+from batchcancel.errors import NotSentError
 from batchcancel.job.keys import Keys
 from batchcancel.job.lanes import build_fleet
 from batchcancel.job.opening import Opened
@@ -46,6 +47,8 @@ class Service:
         self.sent: list[tuple[str, RequestKind, str | None, float]] = []
         self.throttles: dict[str, Reply] = {}
         """What a merchant's first cancelation is answered with."""
+        self.fails_until: dict[str, float] = {}
+        """Until when nothing but a merchant's first signed read reaches the service."""
         self.repeats = False
         """Whether each request is repeated, as aiohttp does on a dropped connection."""
         self.takes_s = 0.01
@@ -73,6 +76,8 @@ class Service:
                 self.sent.append((merchant_id, kind, invoice_id, asyncio.get_running_loop().time()))
         finally:
             self.in_flight -= 1
+        if now < self.fails_until.get(merchant_id, 0.0) and len(self.times(merchant_id)) > 1:
+            raise NotSentError("ClientConnectorError")
         if kind is CANCEL and merchant_id in self.throttles:
             return self.throttles.pop(merchant_id)
         return Reply(http_status=200, is_object=True, invoice=Invoice(id=invoice_id, status="CANCELED"))
@@ -221,6 +226,18 @@ def test_a_429_concerns_those_who_share_the_rate(
     in_virtual_time(service.run(rows_of("a", "b", each=50), options))
     assert service.times("a")[-1] > 60
     assert (service.times("b")[-1] > 60) is (own_rate is None)
+
+
+def test_a_few_failures_are_looked_into_where_few_invoices_are_left(
+    in_virtual_time: InVirtualTime, service: Service
+) -> None:
+    """Signed reads tell whether it is an outage, before the attempts of the few are used up."""
+    service.fails_until["b"] = 1010.0
+    in_virtual_time(service.run([*rows_of("a", each=5), *rows_of("b", each=1)], Options()))
+    assert {row.reason for row in service.rows if isinstance(row, Result)} == {"canceled"}
+    probes = Counter(merchant for merchant, kind, *_ in service.sent if kind is RequestKind.PROBE)
+    assert probes["a"] == 1
+    assert probes["b"] > 2
 
 
 def test_a_slow_merchant_keeps_no_places_from_the_others(
