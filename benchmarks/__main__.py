@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks import invoices, p12_job, service, signing, startup
+from benchmarks import invoices, p12_job, scale, service, signing, startup
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.process import BenchmarkError
 from benchmarks.setting import Report, Setting, say
@@ -32,6 +32,7 @@ PARTS: Final[dict[str, Callable[[Setting], Report]]] = {
     "signing": signing.measure,
     "help": startup.measure,
     "service": service.measure,
+    "scale": scale.measure,
 }
 _IDLE_LOAD: Final = 0.5
 _RESULTS: Final = Path(__file__).with_name("results.json")
@@ -80,6 +81,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--service-rows", type=int, default=60_000, metavar="N", help="the slow service's (default: 60000)"
     )
+    parser.add_argument(
+        "--scale-rows",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="the longest manifest's (default: 1000000)",
+    )
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw its run there, as SVG")
     parser.add_argument("--concurrency", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument(
         "--signing-s", type=float, default=1.0, metavar="S", help="each way to sign, a round (default: 1)"
@@ -124,6 +133,8 @@ def _setting(given: argparse.Namespace, folder: Path) -> Setting:
         rounds=given.rounds,
         rows=given.rows,
         service_rows=given.service_rows,
+        scale_rows=given.scale_rows,
+        plot=given.plot,
         concurrency=given.concurrency,
         signing_s=given.signing_s,
         nginx=None if given.without_nginx else find_nginx(),
@@ -139,6 +150,7 @@ def _parameters(setting: Setting) -> dict[str, object]:
         "rounds": setting.rounds,
         "rows": setting.rows,
         "service_rows": setting.service_rows,
+        "scale_rows": setting.scale_rows,
         "concurrency": setting.concurrency,
         "signing_s": setting.signing_s,
     }

@@ -64,7 +64,7 @@ def run(command: Command, *, folder: Path, env: Mapping[str, str] | None = None)
         ended = subprocess.run(
             command,
             cwd=folder,
-            env=_environment(folder, env),
+            env=clean_environment(folder, env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -91,7 +91,7 @@ def running(command: Command, *, folder: Path) -> Iterator[subprocess.Popen[str]
         subprocess.Popen(
             command,
             cwd=folder,
-            env=_environment(folder, None),
+            env=clean_environment(folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -111,7 +111,7 @@ def running(command: Command, *, folder: Path) -> Iterator[subprocess.Popen[str]
                 process.kill()
 
 
-def _environment(folder: Path, more: Mapping[str, str] | None) -> dict[str, str]:
+def clean_environment(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Make an environment without options, proxies or configuration of whoever runs the benchmarks."""
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
     return passed_on | {"HOME": str(folder)} | dict(more or {})

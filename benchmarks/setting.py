@@ -32,6 +32,10 @@ class Setting:
     """Invoices a job cancels."""
     service_rows: int
     """Invoices where replies take their time."""
+    scale_rows: int
+    """The longest manifest."""
+    plot: Path | None
+    """Where the longest run is drawn; None draws nothing."""
     concurrency: int
     """Most requests in flight."""
     signing_s: float

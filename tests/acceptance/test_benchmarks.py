@@ -17,10 +17,12 @@ def test_every_part_measures_and_every_invoice_is_settled(
     """One command runs all parts against its own target, tells people, and tells programs."""
     results, folder = tmp_path / "results.json", tmp_path / "kept"
     sizes = ["--rounds=1", f"--rows={ROWS}", f"--service-rows={SERVICE_ROWS}", "--signing-s=0.01"]
+    sizes += [f"--scale-rows={ROWS}"]
+    written: list[str | Path] = ["--json", results, "--folder", folder, "--plot", tmp_path / "long.svg"]
     # What may or may not be installed stays out, so that the test is the same everywhere.
     left_out = ["--without-nginx", "--without-wrk"]
     ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *sizes, *left_out, "--json", results, "--folder", folder],
+        [sys.executable, "-m", "benchmarks", *sizes, *left_out, *written],
         cwd=project,
         env=clean_environment,
         capture_output=True,
@@ -31,7 +33,7 @@ def test_every_part_measures_and_every_invoice_is_settled(
     assert ended.returncode == 0, ended.stderr
     figures = json.loads(results.read_text(encoding="utf-8"))
 
-    parts = {"invoices", "p12-job", "signing", "help", "service"}
+    parts = {"invoices", "p12-job", "signing", "help", "service", "scale"}
     assert figures.keys() == {"date", "machine", "load_before", "versions", "parameters"} | parts
     assert figures["machine"].keys() == {"processor", "cores", "memory_mb", "system"}
     assert figures["parameters"]["rows"] == ROWS
@@ -56,6 +58,8 @@ def test_every_part_measures_and_every_invoice_is_settled(
         "batchcancel --help",
         "batchcancel run --help",
     }
+    assert all(value > 0 for value in figures["scale"][str(ROWS)].values())
+    assert (tmp_path / "long.svg").read_text(encoding="utf-8").count("<polyline") == 2
     # A reply can't come before its delay is over.
     clients = figures["service"]["clients"]
     assert clients.keys() == {"batchcancel", "bare"}

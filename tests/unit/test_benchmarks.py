@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.bounds import Delays, bound_per_s, ideal_s
 from benchmarks.figures import figure, ratio, table
+from benchmarks.plot import Panel, plot, round_up
 from benchmarks.process import BenchmarkError
 from benchmarks.target import fast_target
 
@@ -101,3 +103,23 @@ def test_table_aligns_names_left_and_figures_right() -> None:
     assert table(("", "a second"), [("batchcancel", "9,512"), ("sdk", "600")]) == (
         "             a second\n-----------  --------\nbatchcancel     9,512\nsdk               600\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, 1), (1.1, 2), (2.2, 2.5), (9_371, 10_000), (131, 200), (0.03, 0.04)]
+)
+def test_scales_end_at_round_numbers(value: float, expected: float) -> None:
+    """Not below the highest value, and easily divided by four."""
+    assert round_up(value) == pytest.approx(expected)
+
+
+def test_a_curve_is_drawn_to_scale() -> None:
+    """From the left edge to the right one, from zero to the round number above the most."""
+    drawn = plot("a <b>", [Panel("rate", [(0, 0), (50, 75), (100, 100)])])
+    points = re.search(r'points="([^"]+)"', drawn)
+    assert points is not None
+    (left, bottom), (middle, _), (right, top) = (map(float, one.split(",")) for one in points[1].split())
+    assert (left, middle, right) == (72, (72 + 840) / 2, 840)
+    assert (bottom, top) == (222, 68)
+    assert "a &lt;b&gt;" in drawn
+    assert "<b>" not in drawn
