@@ -62,7 +62,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp cryptography"),
-    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec"),
+    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec uvloop"),
     ROOT: part("errors model job settings"),
     # ``python -m batchcancel``: another door to the command, with nothing of its own.
     "__main__": part("cli"),
@@ -385,7 +385,8 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     loaded = {name.partition(".")[0] for name in json.loads(run_python(LOADED, *arguments)[0])}
     assert "batchcancel" in loaded
     assert (
-        loaded & {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography"} == set()
+        loaded & {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
+        == set()
     )
 
 
