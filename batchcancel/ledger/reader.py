@@ -7,28 +7,33 @@ Three rules decide what a bad line means, and none of them loses a good one:
 * A bad line that a good one follows is damage. Nothing is cut; a person has to look.
 * A file that holds no good line and does not begin like a ledger is somebody else's file.
 
-Memory is one block and one line, plus a digest of 16 bytes and a reason for each invoice.
+Memory is one block, one line, and what ``buckets`` holds of the answers.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b, sha256
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
+from batchcancel.buckets import Buckets
+from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, LedgerWriteError
 from batchcancel.ledger.record import MAX_LINE_BYTES, RUN_START, Record, ResultRecord, RunRecord, decode
-from batchcancel.model import Reason, Result, invoice_key
+from batchcancel.model import REASONS, Reason, Result, invoice_key, key_digest
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
 
 _BLOCK_BYTES: Final = 1024 * 1024
+_LINES_AT_ONCE: Final = 4096
+"""Lines between two looks at whether anybody still waits."""
+_PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
 
 
 class Line(Struct, frozen=True):
@@ -64,8 +69,9 @@ class History(Struct, frozen=True, kw_only=True):
     tail: Tail | None
     sha256: _Hash
     """State over the good bytes; copy it before going on."""
-    reasons: dict[bytes, Reason]
-    """The latest reason by digest of the invoice's key (``model.invoice_key``)."""
+    reasons: Buckets
+    """Of every result the digest of its invoice's key (``model.key_digest``) and the place of its reason
+    in ``model.REASONS``, in the order of the file: the latest one of an invoice is its answer."""
 
     @property
     def first_started_at(self) -> str | None:
@@ -82,34 +88,40 @@ class History(Struct, frozen=True, kw_only=True):
         """The one merchant or portfolio of all runs; None if the ledger is empty."""
         return None if self.first_run is None else self.first_run.merchant_id
 
-    def latest_reason(self, key: str) -> Reason | None:
-        """Return the reason of an invoice's latest result row by its key, None if it has none."""
-        return self.reasons.get(_digest(key))
 
-
-def recover(fd: int, path: Path) -> History:
+def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: False) -> History:
     """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.
 
     Args:
         fd: An open, readable, regular file.
         path: Its name, for messages.
+        is_given_up: Asked every few thousand lines; once it says so, nobody waits any more.
 
     Returns:
-        What the ledger knows, and where its tail begins.
+        What the ledger knows, and where its tail begins. Its ``reasons`` are the caller's to close.
 
     Raises:
         LedgerMismatchError: The file is no ledger, or a newer version wrote it.
         LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
             environments or merchants.
-        LedgerFaultError: The file can't be read.
+        LedgerFaultError: The file can't be read, or it was given up.
+        LedgerWriteError: There is no room beside it to sort so many results.
     """
-    history = _history(read_records(fd, path), path)
+    with ExitStack() as stack:
+        reasons = stack.enter_context(closing(Buckets(path.parent)))
+        history = _history(read_records(fd, path), path, reasons, is_given_up)
+        _check_tail(history, fd, path)
+        stack.pop_all()
+    return history
+
+
+def _check_tail(history: History, fd: int, path: Path) -> None:
+    """Make sure that a tail which is the whole file is one that a crash leaves of a ledger."""
     if history.tail is not None and not history.good_size:
         check_beginning(fd, path)
         if history.tail.lines > 1:
             # A crash in the very first write leaves one line at most.
             raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
-    return history
 
 
 def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
@@ -168,7 +180,7 @@ def digest_of(result: Result) -> bytes:
         valid=result.reason is not Reason.INVALID_ID,
         merchant_id=result.merchant_id or None,
     )
-    return _digest(key)
+    return key_digest(key)
 
 
 def read_lines(fd: int) -> Iterator[Line]:
@@ -195,13 +207,19 @@ def read_lines(fd: int) -> Iterator[Line]:
         yield Line(number, offset, size_bytes, held, whole=False)
 
 
-def _history(records: Iterable[tuple[Line, Record | None]], path: Path) -> History:
-    reasons: dict[bytes, Reason] = {}
+def _history(
+    records: Iterable[tuple[Line, Record | None]],
+    path: Path,
+    reasons: Buckets,
+    is_given_up: Callable[[], bool],
+) -> History:
     first_run: RunRecord | None = None
     bad: Line | None = None
     hasher = sha256()
     size = good_size = bad_lines = 0
     for line, record in records:
+        if not line.number % _LINES_AT_ONCE and is_given_up():
+            raise LedgerFaultError(f"The reading of {path} was given up.")
         size += line.size_bytes
         if record is None:
             bad = bad or line
@@ -211,7 +229,7 @@ def _history(records: Iterable[tuple[Line, Record | None]], path: Path) -> Histo
             raise _damaged(path, bad, "is damaged and good lines follow it")
         first_run = _first_run(first_run, record, path, line)
         if isinstance(record, ResultRecord):
-            reasons[digest_of(record)] = record.reason
+            _keep(record, reasons, path)
         hasher.update(line.data + b"\n")
         good_size = size
     return History(
@@ -221,6 +239,16 @@ def _history(records: Iterable[tuple[Line, Record | None]], path: Path) -> Histo
         sha256=hasher,
         reasons=reasons,
     )
+
+
+def _keep(record: ResultRecord, reasons: Buckets, path: Path) -> None:
+    try:
+        reasons.add(digest_of(record), _PLACES[record.reason])
+    except OSError as exc:
+        raise LedgerWriteError(
+            f"So many results are sorted in a file beside {path}, and that failed: {exc.strerror}. Nothing "
+            "was sent. It takes room there and the right to write; run again then."
+        ) from exc
 
 
 def _decode(line: Line, path: Path) -> Record | None:
@@ -254,8 +282,3 @@ def _damaged(path: Path, line: Line, what: str) -> LedgerDamagedError:
 
 def _unreadable(path: Path, exc: OSError) -> LedgerFaultError:
     return LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.")
-
-
-def _digest(key: str) -> bytes:
-    # Lone surrogates become question marks here as they do in a record.
-    return blake2b(key.encode(errors="replace"), digest_size=16).digest()

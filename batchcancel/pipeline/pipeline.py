@@ -50,13 +50,12 @@ class Sink(Protocol):
 class Pipeline:
     """One pass of a merchant's rows through the service into the ledger."""
 
-    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a part of its own)
+    def __init__(
         self,
         *,
         retrier: Retrier,
         pace: Pace,
         sink: Sink,
-        standing_of: Callable[[str], Standing],
         workers: int,
         exposure: Exposure | Turnstile,
         entrance: Entrance,
@@ -69,7 +68,6 @@ class Pipeline:
             retrier: Brings one invoice to its end.
             pace: What the retrier sends through; told to stop.
             sink: Takes the rows.
-            standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
             workers: Invoices that may be on their way at the same time, those that wait not counted.
             exposure: How many may be with the service; a turnstile where other pipelines share it.
             entrance: What has to hold while invoices are asked about; other pipelines may share it.
@@ -79,7 +77,6 @@ class Pipeline:
         self._retrier = retrier
         self._pace = pace
         self._sink = sink
-        self._standing_of = standing_of
         self._workers = workers
         self._exposure = exposure
         self._entrance = entrance
@@ -125,7 +122,7 @@ class Pipeline:
     def pass_over(self, row: ManifestRow) -> None:
         """Count a row that nobody is asked about any more: it has its answer already, or stays open."""
         self.rows_read += 1
-        if row.duplicate_of is None and self._standing_of(row.key) is Standing.SETTLED:
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
             self._settled_earlier += 1
         else:
             self._left_open += 1
@@ -240,13 +237,12 @@ class Pipeline:
 
     async def _admit(self, row: ManifestRow) -> Case | None:
         """Take an invoice in hand, if its row and the gates let it through."""
-        standing = None if row.duplicate_of is not None else self._standing_of(row.key)
-        if standing is Standing.SETTLED:
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
             self._settled_earlier += 1
             return None
-        case = self._retrier.open_case(row, is_in_doubt=standing is Standing.TO_LOOK_UP)
+        case = self._retrier.open_case(row, is_in_doubt=row.standing is Standing.TO_LOOK_UP)
         self._in_hand[case] = None
-        ending = unasked(row, standing)
+        ending = unasked(row)
         if ending is None:
             if await self._entrance.admit(case, stopping=self._stop_requested):
                 return case

@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
 import pytest
+from msgspec import structs
 
 from batchcancel.api import Client, Identity, KeyFiles, ServiceClock
 from batchcancel.errors import (
@@ -35,7 +36,7 @@ from batchcancel.errors import (
 from batchcancel.job.keys import Keys
 from batchcancel.job.lanes import build_fleet
 from batchcancel.job.opening import Opened
-from batchcancel.job.selection import Selection
+from batchcancel.job.selection import standing_of
 from batchcancel.ledger import Ledger, RunRecord
 from batchcancel.ledger.disk import Disk
 from batchcancel.manifest import Check, Manifest
@@ -48,12 +49,15 @@ from batchcancel.model import (
     RunState,
     Standing,
     Tally,
+    invoice_key,
+    key_digest,
     utc_text,
 )
 from batchcancel.pipeline import Fleet
 from batchcancel.settings import Environment, Options, RetryErrors, Settings
 
 if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
     from tests.property.test_promise import Fate, Trouble
 
 T = TypeVar("T")
@@ -291,7 +295,7 @@ class Ending:
 class Computer:
     """Runs the product's parts, as the job puts them together, on a disk and a clock of its own."""
 
-    def __init__(self, folder: Path, witness: Witness) -> None:
+    def __init__(self, folder: Path, witness: Witness, latest_reasons: LatestReasons) -> None:
         self.ledger_path = folder / "invoices.ledger.jsonl"
         self.concurrency = 1
         self.max_pending = 512
@@ -303,6 +307,7 @@ class Computer:
         self.is_stopping = False
         self.service = Service(truth=witness.truth)
         self._witness = witness
+        self._latest_reasons = latest_reasons
         self.thread_takes_s = 0.0
         self._loop = _VirtualLoop()
         self._takes_s = cycle(_TAKES_S)
@@ -386,6 +391,7 @@ class Computer:
     async def _work(
         self, rows: Sequence[ManifestRow], ledger: Ledger, record: RunRecord
     ) -> tuple[RunState, str | None]:
+        rows = self._placed(rows, ledger)
         self._fleet = fleet = build_fleet(
             self._settings(),
             self._opened(rows, ledger),
@@ -404,6 +410,16 @@ class Computer:
         if fleet.stopped_merchants:
             return RunState.STOPPED, fleet.stopped_merchants[0].why
         return (RunState.INTERRUPTED, "SIGTERM") if self.is_stopping else (RunState.COMPLETE, None)
+
+    def _placed(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Sequence[ManifestRow]:
+        """Say of each row where its invoice stands."""
+        reasons = self._latest_reasons(ledger.history)
+        return [
+            structs.replace(
+                row, standing=standing_of(RetryErrors.OPEN, reasons.get(key_digest(_key_of(row))), False)
+            )
+            for row in rows
+        ]
 
     def _settings(self) -> Settings:
         return Settings(
@@ -427,14 +443,13 @@ class Computer:
         )
 
     def _opened(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Opened:
-        selection = Selection(ledger.history, retry_errors=RetryErrors.OPEN, excluded=frozenset())
         first = [row for row in rows if row.duplicate_of is None]
-        settled = [row for row in first if selection.standing_of(row.key) is Standing.SETTLED]
+        settled = [row for row in first if row.standing is Standing.SETTLED]
         valid = Counter(row.merchant_id for row in first if row.valid)
         open_of = valid - Counter(row.merchant_id for row in settled if row.valid)
         return Opened(
             ledger=ledger,
-            manifest=Manifest((), None),  # type: ignore[arg-type]  # its rows are at hand
+            manifest=cast("Manifest", None),  # its rows are at hand
             check=Check(
                 files=(),
                 rows=len(rows),
@@ -448,7 +463,6 @@ class Computer:
                 open_of=dict(open_of),
                 merchants=frozenset(row.merchant_id for row in rows),
             ),
-            selection=selection,
             max_in_doubt=self.max_in_doubt,
         )
 
@@ -595,7 +609,7 @@ MakeComputer = Callable[[Witness], Computer]
 
 
 @pytest.fixture
-def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
+def make_computer(monkeypatch: pytest.MonkeyPatch, latest_reasons: LatestReasons) -> Iterator[MakeComputer]:
     """Make computers with a folder each; their file systems' fsync costs nothing."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
     with TemporaryDirectory() as folder:
@@ -604,10 +618,14 @@ def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
         def make(witness: Witness) -> Computer:
             own = Path(folder) / str(len(made))
             own.mkdir()
-            made.append(Computer(own, witness))
+            made.append(Computer(own, witness, latest_reasons))
             return made[-1]
 
         yield make
         for computer in made:
             with suppress(RuntimeError):
                 computer.close()
+
+
+def _key_of(row: ManifestRow) -> str:
+    return invoice_key(row.invoice_id, valid=row.valid, merchant_id=row.merchant_id)

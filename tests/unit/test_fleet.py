@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from batchcancel.errors import (
     CanaryFailedError,
@@ -98,15 +99,19 @@ class House:
             self.read += 1
             if self.read_takes_s:
                 await asyncio.sleep(self.read_takes_s)
-            yield row
+            key = (row.merchant_id, row.invoice_id)
+            yield structs.replace(row, standing=Standing.SETTLED) if key in self.answered_earlier else row
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         slots = asyncio.Semaphore(self.concurrency)
         exposure = Exposure(places=self.concurrency, doubts=250)
         entrance = Entrance(self.gates)
         shared = Quota(None, on_event=self.events.append)
-        settled = {row.key for row in rows if (row.merchant_id, row.invoice_id) in self.answered_earlier}
-        to_ask = Counter(row.merchant_id for row in rows if row.valid and row.key not in settled)
+        to_ask = Counter(
+            row.merchant_id
+            for row in rows
+            if row.valid and (row.merchant_id, row.invoice_id) not in self.answered_earlier
+        )
 
         def open_lane(merchant_id: str | None, on_failure: Callable[[Exception], None]) -> Lane:
             own = Quota(self.rate_per_merchant, on_event=self.events.append)
@@ -121,7 +126,6 @@ class House:
                 retrier=Retrier(pace, max_attempts=3, ledger_began_at=None),
                 pace=pace,
                 sink=self,
-                standing_of=lambda key: Standing.SETTLED if key in settled else Standing.TO_ASK,
                 workers=self.concurrency,
                 exposure=Turnstile(exposure),
                 entrance=entrance,

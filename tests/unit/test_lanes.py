@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from itertools import chain
@@ -17,18 +16,16 @@ from batchcancel.errors import NotSentError
 from batchcancel.job.keys import Keys
 from batchcancel.job.lanes import build_fleet
 from batchcancel.job.opening import Opened
-from batchcancel.job.selection import Selection
-from batchcancel.ledger import History, Ledger
+from batchcancel.ledger import Ledger
 from batchcancel.manifest import Check, Manifest
 from batchcancel.model import Invoice, ManifestRow, Reply, RequestKind, Result, Skip
-from batchcancel.settings import Environment, Options, RetryErrors, Settings
+from batchcancel.settings import Environment, Options, Settings
 
 if TYPE_CHECKING:
     from batchcancel.pipeline import Fleet
 
 InVirtualTime = Callable[[Coroutine[Any, Any, Any]], Any]
 CANCEL = RequestKind.CANCEL
-EMPTY = History(first_run=None, good_size=0, tail=None, sha256=hashlib.sha256(), reasons={})
 
 
 class Signature:
@@ -122,7 +119,6 @@ class Service:
                     open_of=dict(open_of),
                     merchants=frozenset(open_of),
                 ),
-                selection=Selection(EMPTY, retry_errors=RetryErrors.OPEN, excluded=frozenset()),
                 max_in_doubt=100,
             ),
             cast("Client", self),
