@@ -348,6 +348,11 @@ class Audit:
         skips = sum(row["type"] == "skip" for row in rows)
         self._require(sorted(Counter(reasons).items()) == sorted(tally.results.items()), "results miscounted")
         self._require(skips == tally.duplicates, "duplicates miscounted")
+        for row in rows:
+            if row["type"] in {"result", "skip"}:
+                named = ending.rows[row["row"] - 1]
+                is_its = (row["invoice_id"], row.get("merchant_id")) == (named.invoice_id, named.merchant_id)
+                self._require(is_its, f"row {row['row']} is another one in the manifest")
         if ending.state is RunState.COMPLETE:
             self._require(tally.open == 0, f"complete, but {tally}")
         if ending.state is RunState.COMPLETE or (ending.stopped and not self.is_stopping):

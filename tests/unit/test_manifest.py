@@ -259,6 +259,8 @@ async def test_rows_say_whose_invoice_they_are(tmp_path: Path, name: str, conten
         pytest.param("m.jsonl", '{"id":1,"who":["a"]}\n', 1, "is no merchant id", id="list"),
         pytest.param("m.jsonl", '{"id":1,"who":"a","who":"b"}\n', 1, "'who' stands there twice", id="twice"),
         pytest.param("m.csv", "id\n1\n", 1, "no column is called 'who'", id="no-column"),
+        pytest.param("m.csv", "who\n1\n", 1, "'who' is the id's column", id="id-column"),
+        pytest.param("m.jsonl", '{"who":1}\n', 1, "'who' is the id's column", id="id-field"),
     ],
 )
 async def test_a_row_of_nobody_is_malformed(
