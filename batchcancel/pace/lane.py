@@ -357,8 +357,9 @@ class Pace:
         """Remember for everyone that the key is refused."""
         self._key_refused = CredentialsRefusedError(
             f"The service refuses the key or the account (HTTP {reply.http_status} to a signed read). "
-            "Check the merchant id, the key id, the shared secret and that the key belongs to this "
-            "environment. The open rows stay open: run the same command again afterwards."
+            "Check the merchant id, the key id, the shared secret, that the key belongs to this environment "
+            "and, with a meta key, that its portfolio may act for the merchant. "
+            "The open rows stay open: run the same command again afterwards."
         )
         return self._key_refused
 

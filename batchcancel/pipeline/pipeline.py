@@ -88,6 +88,7 @@ class Pipeline:
         """Done once the row is there that somebody is reading; None if nobody else waits for it."""
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
         self._stop_requested = asyncio.Event()
         self._failures: list[Exception] = []
         self._exhausted = False
@@ -164,8 +165,7 @@ class Pipeline:
             self._spawn(self._work(rows))
         deadline = asyncio.create_task(self._enforce_drain())
         try:
-            while self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._all_ended.wait()
         except asyncio.CancelledError:
             self.abort("the run was cancelled")
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -189,6 +189,8 @@ class Pipeline:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(failure := task.exception(), Exception):
             self.fail(failure)
+        if not self._tasks:
+            self._all_ended.set()
 
     async def _enforce_drain(self) -> None:
         await self._stop_requested.wait()
