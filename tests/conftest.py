@@ -97,6 +97,7 @@ class _RawListener(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # a run connects with all its workers at once
 
     def __init__(self, answer: RawAnswer) -> None:
         super().__init__(("127.0.0.1", 0), _RawConnection)
