@@ -7,14 +7,17 @@ Three rules decide what a bad line means, and none of them loses a good one:
 * A bad line that a good one follows is damage. Nothing is cut; a person has to look.
 * A file that holds no good line and does not begin like a ledger is somebody else's file.
 
-Memory is one block and one line, plus a digest of 16 bytes and a reason for each invoice.
+Memory is one block and one line; recovery adds a digest of 16 bytes and a reason for each invoice.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,11 +25,41 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
-from batchcancel.ledger.record import MAX_LINE_BYTES, RUN_START, Record, ResultRecord, RunRecord, decode
-from batchcancel.model import Reason, Result, invoice_key
+from batchcancel.ledger.record import (
+    MAX_LINE_BYTES,
+    RUN_START,
+    EndRecord,
+    Record,
+    ResultRecord,
+    RunRecord,
+    SkipRecord,
+    decode,
+)
+from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
+
+__all__ = [
+    "EndRecord",
+    "GoodRecords",
+    "History",
+    "Line",
+    "Record",
+    "ResultRecord",
+    "RunRecord",
+    "SkipRecord",
+    "Tail",
+    "check_beginning",
+    "digest_of",
+    "digest_of_excluded",
+    "digest_of_key",
+    "is_being_written",
+    "opened",
+    "read_lines",
+    "read_records",
+    "recover",
+]
 
 _BLOCK_BYTES: Final = 1024 * 1024
 
@@ -84,7 +117,50 @@ class History(Struct, frozen=True, kw_only=True):
 
     def latest_reason(self, key: str) -> Reason | None:
         """Return the reason of an invoice's latest result row by its key, None if it has none."""
-        return self.reasons.get(_digest(key))
+        return self.reasons.get(digest_of_key(key))
+
+
+@contextmanager
+def opened(ledger: Path) -> Iterator[int]:
+    """Open a ledger for reading alone.
+
+    Yields:
+        The descriptor of a regular file.
+
+    Raises:
+        LedgerMismatchError: There is no such file, or none that can be opened and sought.
+    """
+    try:
+        # Without waiting for somebody to write, should it be a FIFO.
+        fd = os.open(ledger, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise LedgerMismatchError(f"The ledger {ledger} can't be opened: {exc.strerror}.") from exc
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise LedgerMismatchError(f"{ledger} is not a regular file. Name a ledger.")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_being_written(fd: int, *, size_read: int) -> bool:
+    """Tell whether a run is at work on a ledger, or was while it was read.
+
+    The lock has to be tried for that. It is let go at once: a run that begins in that instant, and no
+    other, is kept out.
+
+    Args:
+        fd: The open ledger.
+        size_read: Bytes that were read of it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks: no run can be at work there
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return os.fstat(fd).st_size != size_read
 
 
 def recover(fd: int, path: Path) -> History:
@@ -103,13 +179,73 @@ def recover(fd: int, path: Path) -> History:
             environments or merchants.
         LedgerFaultError: The file can't be read.
     """
-    history = _history(read_records(fd, path), path)
-    if history.tail is not None and not history.good_size:
-        check_beginning(fd, path)
-        if history.tail.lines > 1:
+    reasons: dict[bytes, Reason] = {}
+    hasher = sha256()
+    good = GoodRecords(fd, path)
+    for line, record in good:
+        if isinstance(record, ResultRecord):
+            reasons[digest_of(record)] = record.reason
+        hasher.update(line.data + b"\n")
+    return History(
+        first_run=good.first_run, good_size=good.good_size, tail=good.tail, sha256=hasher, reasons=reasons
+    )
+
+
+class GoodRecords:
+    """The records of a ledger in their order, held against the three rules above.
+
+    Iterate it once, to its end: only there is known what the bad lines meant.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            fd: An open, readable, regular file.
+            path: Its name, for messages.
+        """
+        self._fd = fd
+        self._path = path
+        self.first_run: RunRecord | None = None
+        """None if the ledger is empty."""
+        self.good_size = 0
+        """Bytes before the tail."""
+        self.tail: Tail | None = None
+
+    def __iter__(self) -> Iterator[tuple[Line, Record]]:
+        """Yield every good line with its record, and set the tail after the last one.
+
+        Raises:
+            LedgerMismatchError: The file is no ledger, or a newer version wrote it.
+            LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
+                environments or merchants.
+            LedgerFaultError: The file can't be read.
+        """
+        bad: Line | None = None
+        size = bad_lines = 0
+        for line, record in read_records(self._fd, self._path):
+            size += line.size_bytes
+            if record is None:
+                bad = bad or line
+                bad_lines += 1
+                continue
+            if bad is not None:
+                raise _damaged(self._path, bad, "is damaged and good lines follow it")
+            self.first_run = _first_run(self.first_run, record, self._path, line)
+            yield line, record
+            self.good_size = size
+        if bad is not None:
+            self.tail = Tail(self.good_size, size - self.good_size, bad_lines)
+            self._check_lone_tail(self.tail)
+
+    def _check_lone_tail(self, tail: Tail) -> None:
+        """Tell a file that is nothing but a tail from somebody else's file."""
+        if self.good_size:
+            return
+        check_beginning(self._fd, self._path)
+        if tail.lines > 1:
             # A crash in the very first write leaves one line at most.
-            raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
-    return history
+            raise _damaged(self._path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
 
 
 def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
@@ -168,7 +304,14 @@ def digest_of(result: Result) -> bytes:
         valid=result.reason is not Reason.INVALID_ID,
         merchant_id=result.merchant_id or None,
     )
-    return _digest(key)
+    return digest_of_key(key)
+
+
+def digest_of_excluded(skip: Skip) -> bytes | None:
+    """Return what stands for the invoice of a row that is never to be touched; None for other skips."""
+    if skip.why is not SkipReason.EXCLUDED:
+        return None
+    return digest_of_key(invoice_key(skip.invoice_id, valid=True, merchant_id=skip.merchant_id or None))
 
 
 def read_lines(fd: int) -> Iterator[Line]:
@@ -193,34 +336,6 @@ def read_lines(fd: int) -> Iterator[Line]:
             held += rest
     if size_bytes:
         yield Line(number, offset, size_bytes, held, whole=False)
-
-
-def _history(records: Iterable[tuple[Line, Record | None]], path: Path) -> History:
-    reasons: dict[bytes, Reason] = {}
-    first_run: RunRecord | None = None
-    bad: Line | None = None
-    hasher = sha256()
-    size = good_size = bad_lines = 0
-    for line, record in records:
-        size += line.size_bytes
-        if record is None:
-            bad = bad or line
-            bad_lines += 1
-            continue
-        if bad is not None:
-            raise _damaged(path, bad, "is damaged and good lines follow it")
-        first_run = _first_run(first_run, record, path, line)
-        if isinstance(record, ResultRecord):
-            reasons[digest_of(record)] = record.reason
-        hasher.update(line.data + b"\n")
-        good_size = size
-    return History(
-        first_run=first_run,
-        good_size=good_size,
-        tail=None if bad is None else Tail(good_size, size - good_size, bad_lines),
-        sha256=hasher,
-        reasons=reasons,
-    )
 
 
 def _decode(line: Line, path: Path) -> Record | None:
@@ -256,6 +371,7 @@ def _unreadable(path: Path, exc: OSError) -> LedgerFaultError:
     return LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.")
 
 
-def _digest(key: str) -> bytes:
+def digest_of_key(key: str) -> bytes:
+    """Return what stands for an invoice by its key (``model.invoice_key``), in 16 bytes."""
     # Lone surrogates become question marks here as they do in a record.
     return blake2b(key.encode(errors="replace"), digest_size=16).digest()
