@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import pygal
 from msgspec import Struct
 
-_WIDTHS: Final = (860, 380)
+_WIDTHS: Final = (1100, 380)
 _LABELS: Final = (9, 4)
 """Marks on the axis of time, on wide and on narrow charts."""
 _NOT_NEEDED: Final = frozenset({"defs", "desc", "script", "style", "title"})

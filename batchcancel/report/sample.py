@@ -34,9 +34,9 @@ COLUMNS: Final = (
 )
 """Of the table, in the order in which the page's script finds them."""
 _LARGE_ROWS: Final = 5_000
-_MOST_BYTES: Final = (820_000, 3_700_000)
+_MOST_BYTES: Final = (820_000, 3_800_000)
 """Of the rows in the page, up to ``_LARGE_ROWS`` and beyond: what else is there needs at most 180 kB."""
-_SHRINK: Final = 0.9
+_SHRINK: Final = 0.98
 
 
 class TableData(Struct, frozen=True, kw_only=True):

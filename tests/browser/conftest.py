@@ -44,7 +44,7 @@ class Browser:
         script = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self._process = subprocess.Popen(
-            ["bash", "-c", script, program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            ["/bin/bash", "-c", script, program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             env=environment | {"HOME": str(profile)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -190,13 +190,11 @@ def _outcome_chart(figures: Figures) -> Chart:
         Series(name=part.name, css=part.css, values=(share,))
         for (part, _), share in zip(kinds, percent, strict=True)
     ]
+    said = ", ".join(f"{part.name} {_share(one)}" for (part, _), one in zip(kinds, percent, strict=True))
     return Chart(
         key="outcome-chart",
         title="Share of the invoices.",
-        text=", ".join(
-            f"{part.name} {_share(share)}" for (part, _), share in zip(kinds, percent, strict=True)
-        )
-        + ".",
+        text=f"{said}.",
         drawing=_markup(shares([""], series)),
         legend=tuple(part for part, _ in kinds),
     )
@@ -205,10 +203,10 @@ def _outcome_chart(figures: Figures) -> Chart:
 def _share(percent: float) -> str:
     """Write a share so that a small one is not taken for none, nor a large one for all."""
     if percent < 0.1:
-        return "under 0.1 %"
+        return "under 0.1\u00a0%"
     if 99.9 < percent < 100:
-        return "over 99.9 %"
-    return f"{percent:.1f} %"
+        return "over 99.9\u00a0%"
+    return f"{percent:.1f}\u00a0%"
 
 
 def _money_table(figures: Figures) -> Table:
@@ -225,7 +223,7 @@ def _money_table(figures: Figures) -> Table:
 
 
 def _sum(total: Decimal) -> str:
-    return show_sum(total) if total else "–"
+    return show_sum(total) if total else "\u2013"
 
 
 def _money_notes(figures: Figures) -> Iterator[str]:
@@ -438,7 +436,8 @@ def _latency_chart(latencies: Latencies) -> Chart:
     return Chart(
         key="latency-chart",
         title="How long the deciding replies took, in all runs.",
-        text=f"Half took {middle} at most, 95 % {most}, 99 % {nearly_all} (each up to 5 % too high).",
+        text=f"50\u00a0% took at most {middle}, 95\u00a0% at most {most}, "
+        f"99\u00a0% at most {nearly_all}; each may be 5\u00a0% too high.",
         drawing=_markup(columns(labels, [series], height=200, marks=len(labels) > 6)),
         table=_numbers("Replies by time", labels, [series]),
     )
