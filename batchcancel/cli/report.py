@@ -80,10 +80,13 @@ def report(
 
 def _say_what_is_left(left: Left, manifest: Path | None) -> None:
     answered = left.rows - left.unanswered
-    say(
-        f"  wrote  {left.path}: {count_rows(left.rows)}, {answered:,} with an open error and "
-        f"{left.unanswered:,} without an answer. Run it with the same --ledger."
-    )
+    if left.rows:
+        say(
+            f"  wrote  {left.path}: {count_rows(left.rows)}, {answered:,} with an open error and "
+            f"{left.unanswered:,} without an answer. Run it with the same --ledger."
+        )
+    else:
+        say(f"  wrote  {left.path}: nothing is left of {manifest}.")
     if left.excluded:
         say(f"  {count_rows(left.excluded)} of {manifest} left out: a run was told never to touch them.")
     if not left.is_known:

@@ -152,15 +152,15 @@ class CsvExport:
     def write(self, answer: Answer) -> None:
         """Write the next answer."""
         kept = answer.record.keep or {}
-        cells = [_csv_cell(cell) for cell in answer.cells()]
+        cells = list(map(_csv_cell, COLUMNS, answer.cells()))
         self._writer.writerow(cells + [neutral(kept.get(column, "")) for column in self._columns])
 
 
-def _csv_cell(cell: Any) -> Any:  # noqa: ANN401 - text, numbers or None
+def _csv_cell(name: str, cell: Any) -> Any:  # noqa: ANN401 - text, numbers or None
     if not isinstance(cell, str):
         return ("no", "yes")[cell] if isinstance(cell, bool) else cell
     # A sum that is owed back begins with a minus and is no formula.
-    return cell if parse_amount(cell) is not None else neutral(cell)
+    return cell if name in AMOUNTS and parse_amount(cell) is not None else neutral(cell)
 
 
 class JsonlExport:

@@ -124,7 +124,7 @@ def _row(answer: Answer) -> tuple[Any, ...]:
     """Return an answer's values in the order of ``COLUMNS``."""
     one = answer.record
     return (
-        printable(one.invoice_id, most=256),
+        printable(one.invoice_id, most=256) or "(empty)",
         printable(answer.merchant_id, most=128),
         one.outcome.value,
         one.reason.value,

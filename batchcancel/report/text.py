@@ -31,7 +31,7 @@ def _lines(figures: Figures) -> Iterator[str]:
         yield from aligned(list(_money(figures)), right=frozenset(range(1, len(Money) + 1)))
         if more := len(figures.money) - _CURRENCIES_SHOWN:
             yield from [f"  and {more:,} more currencies"] * (more > 0)
-        yield from _without_amount(figures)
+        yield from (f"  {line}" for line in without_amount(figures))
     if figures.runs:
         yield ""
         yield from aligned(list(_runs(figures.runs[-_RUNS_SHOWN:])), right=frozenset({3, 4, 5}))
@@ -91,14 +91,15 @@ def show_sum(total: Decimal) -> str:
     return f"{total:,f}" if total else "-"
 
 
-def _without_amount(figures: Figures) -> Iterator[str]:
+def without_amount(figures: Figures) -> list[str]:
+    """Say how many invoices are in no sum; nothing if all are."""
+    words = {Outcome.ERROR: "with an error"}
     parts = [
-        f"{figures.without_amount[outcome]:,} {outcome.replace('_', ' ')}"
-        for outcome in Outcome
-        if figures.without_amount[outcome]
+        f"{figures.without_amount[one]:,} {words.get(one, one.replace('_', ' '))}"
+        for one in Outcome
+        if figures.without_amount[one]
     ]
-    if parts:
-        yield f"  without a known amount, and in no sum: {', '.join(parts)}"
+    return [f"In no sum, since their amount is not known: {', '.join(parts)}."] if parts else []
 
 
 def _runs(runs: list[Run]) -> Iterator[tuple[str, ...]]:

@@ -67,12 +67,12 @@ def show_duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
-        return f"{hours} h {minutes} min"
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
-    return f"{days:,} d {hours} h"
+    return f"{days:,} d {hours} h" if hours else f"{days:,} d"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int]) -> list[str]:

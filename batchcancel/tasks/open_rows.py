@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
-import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -107,14 +106,13 @@ class OpenRows:
             ReportError: The file can't be written.
         """
         try:
-            fd = os.open(self._manifest, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as exc:
-            raise ManifestError(f"{self._manifest}: it can't be opened ({exc.strerror}).") from exc
-        with os.fdopen(fd, "rb") as file, writing([self._target]) as files:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            if not stat.S_ISREG(self._manifest.stat().st_mode):  # a FIFO would be waited for
                 raise ManifestError(f"{self._manifest} is not a regular file. Name a manifest.")
-            with files[self._target].temporary.open("wb") as plain:
-                return self._write(file, plain)
+            file = self._manifest.open("rb")
+        except OSError as exc:
+            raise ManifestError(f"{self._manifest} can't be opened: {exc.strerror}.") from exc
+        with file, writing([self._target]) as files, files[self._target].temporary.open("wb") as plain:
+            return self._write(file, plain)
 
     def _write(self, file: BufferedReader, plain: BinaryIO) -> Left:
         run = self._run_of(hashlib.file_digest(file, "sha256").hexdigest())

@@ -31,7 +31,7 @@ _FLAGS: Final = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-_ANSWER_S: Final = 20.0
+_ANSWER_S: Final = 10.0
 
 
 class Browser:
@@ -91,6 +91,7 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
+        page.call("Emulation.setFocusEmulationEnabled", enabled=True)  # as if its window were in front
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.resize(width)

@@ -10,13 +10,13 @@ from typing import Any, Final
 from markupsafe import Markup
 from msgspec import Struct
 
-from batchcancel.model import Outcome, Reason
+from batchcancel.model import Reason
 from batchcancel.report.activity import QUIET_S, Latencies, RunActivity
 from batchcancel.report.charts import Drawing, Series, columns, lines, shares
 from batchcancel.report.figures import Ending, Figures, Money, Run
 from batchcancel.report.sample import TableData
 from batchcancel.report.summary import count_invoices, count_merchants, mask
-from batchcancel.report.text import show_sum
+from batchcancel.report.text import show_sum, without_amount
 from batchcancel.report.words import printable, show_duration, show_time
 
 NUMBER_COLUMNS: Final = frozenset({"Amount", "Balance", "Requests", "Latency ms"})
@@ -229,13 +229,7 @@ def _sum(total: Decimal) -> str:
 def _money_notes(figures: Figures) -> Iterator[str]:
     if (more := len(figures.money) - _CURRENCIES_SHOWN) > 0:
         yield f"And {more:,} more currencies."
-    if figures.without_amount:
-        parts = ", ".join(
-            f"{figures.without_amount[one]:,} {one.replace('_', ' ')}"
-            for one in Outcome
-            if figures.without_amount[one]
-        )
-        yield f"Without a known amount, and in no sum: {parts}."
+    yield from without_amount(figures)
 
 
 def _money_chart(figures: Figures) -> Chart | None:
@@ -308,18 +302,17 @@ def _example(invoice_id: str, merchant_id: str | None) -> str:
 
 def _course(figures: Figures) -> dict[str, Any]:
     """Return the charts of the run with most rows; another run's course may lie months away."""
+    latency = [_latency_chart(figures.latencies)] if figures.latencies.count else []
     if figures.largest is None or not figures.largest[1].timeline.bins:
-        return {"course_charts": (), "course_text": "", "quiet_table": None}
+        return {"course_charts": latency, "course_text": "", "quiet_table": None}
     run, activity = figures.largest
     began = show_time(run.record.started_at)
     which = "The run" if len(figures.runs) == 1 else f"The largest of {len(figures.runs):,} runs"
     charts = [_requests_chart(activity), _repeats_chart(activity)]
     if activity.quiet_count:
         charts.append(_quiet_chart(activity))
-    if figures.latencies.count:
-        charts.append(_latency_chart(figures.latencies))
     return {
-        "course_charts": charts,
+        "course_charts": charts + latency,
         "course_text": (
             f"{which}, begun {began} UTC, in steps of {show_duration(activity.timeline.width_s)}. A request "
             "counts at the moment when its invoice was decided. Requests are cancelations and look-ups; "
