@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -43,8 +44,10 @@ class XlsxExport:
         self._formats: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        # Xlsxwriter leaves its own files behind where it fails: let them be in a folder that is removed.
+        self._folder = tempfile.TemporaryDirectory(dir=self._path.parent, prefix=".xlsx.")
         self._book = xlsxwriter.Workbook(
-            self._path, {"constant_memory": True, "tmpdir": str(self._path.parent), "use_zip64": True}
+            self._path, {"constant_memory": True, "tmpdir": self._folder.name, "use_zip64": True}
         )
         self._bold = self._book.add_format({"bold": True})
         self._begin_sheet()
@@ -58,6 +61,8 @@ class XlsxExport:
         except XlsxWriterException as failure:
             # It wraps the disk's own words, which say what to do.
             raise OSError(None, str(failure)) from failure
+        finally:
+            self._folder.cleanup()
 
     def write(self, answer: Answer) -> None:
         """Write the next answer."""
