@@ -3,6 +3,10 @@
 Pygal lays charts out; its own styles and scripts are taken away, so that the page's style sheet
 colours them, light and dark, and the page runs no script but its own. Each chart is drawn twice, for
 wide and for narrow pages: an SVG that is only scaled would have letters that nobody can read.
+
+Why pygal: it is kept (3.1.3 of June 2026), is pure Python, writes SVG without a browser or a display,
+and weighs 1.8 MB with what it drags in, where matplotlib comes to 174 MB and Altair with vl-convert to
+106 MB, measured as installed. It has no types, so it stays in this module.
 """
 
 from __future__ import annotations

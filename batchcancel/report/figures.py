@@ -14,7 +14,7 @@ from batchcancel.report.activity import Latencies, RunActivity
 from batchcancel.report.reading import Entry, LedgerFile, Ledgers
 from batchcancel.report.words import add, parse_amount, parse_time
 
-_EXAMPLES: Final = 5
+_EXAMPLES: Final = 3
 
 
 class Money(StrEnum):

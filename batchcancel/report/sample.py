@@ -56,13 +56,15 @@ class Sample:
     """Takes every answer in order; ``close`` picks those that are shown."""
 
     def __init__(self) -> None:
+        self._seen = 0
         self._errors = _Reservoir()
         self._others = _Reservoir()
 
     def add(self, answer: Answer) -> None:
         """Take the next answer."""
         is_error = answer.record.outcome is Outcome.ERROR
-        (self._errors if is_error else self._others).add(answer)
+        (self._errors if is_error else self._others).add(self._seen, answer)
+        self._seen += 1
 
     def close(self, *, has_merchants: bool) -> TableData:
         """Pick the rows and write them down.
@@ -73,7 +75,7 @@ class Sample:
         Returns:
             As many rows as the page may hold in bytes, the errors before the others.
         """
-        all_rows = self._errors.seen + self._others.seen
+        all_rows = self._seen
         errors = self._errors.rows
         others = self._others.rows[: max(0, MAX_ROWS - len(errors))]
         limit = _MOST_BYTES[all_rows > _LARGE_ROWS]
@@ -105,13 +107,13 @@ class _Reservoir:
         self._rows: list[tuple[int, tuple[Any, ...]]] = []
         self.seen = 0
 
-    def add(self, answer: Answer) -> None:
-        """Offer the next row."""
+    def add(self, number: int, answer: Answer) -> None:
+        """Offer the next row, with its number among all rows."""
         self.seen += 1
         if len(self._rows) < MAX_ROWS:
-            self._rows.append((self.seen, _row(answer)))
+            self._rows.append((number, _row(answer)))
         elif (place := self._random.randrange(self.seen)) < MAX_ROWS:
-            self._rows[place] = (self.seen, _row(answer))
+            self._rows[place] = (number, _row(answer))
 
     @property
     def rows(self) -> list[tuple[int, tuple[Any, ...]]]:

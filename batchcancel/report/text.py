@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from textwrap import wrap
 from typing import Final
 
 from batchcancel.model import Outcome
@@ -13,6 +14,7 @@ from batchcancel.report.words import aligned, ascii_only, show_duration, show_ti
 
 _RUNS_SHOWN: Final = 20
 _CURRENCIES_SHOWN: Final = 30
+_LINE_WIDTH: Final = 100
 
 
 def report_text(figures: Figures) -> str:
@@ -120,4 +122,5 @@ def _runs(runs: list[Run]) -> Iterator[tuple[str, ...]]:
 def _whys(runs: list[Run]) -> Iterator[str]:
     for run in runs:
         if run.ending is Ending.STOPPED and run.end is not None and run.end.why:
-            yield f"  {ascii_only(show_time(run.record.started_at))} stopped: {ascii_only(run.end.why)}"
+            why = f"{ascii_only(show_time(run.record.started_at))} stopped: {ascii_only(run.end.why)}"
+            yield from wrap(why, _LINE_WIDTH, initial_indent="  ", subsequent_indent="    ")

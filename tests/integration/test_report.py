@@ -352,6 +352,19 @@ def test_kept_columns_are_not_on_the_page(tmp_path: Path, write_ledger: WriteLed
     assert "customer-name" not in text
 
 
+def test_the_rows_of_the_page_stand_in_the_order_of_the_ledger(
+    tmp_path: Path, write_ledger: WriteLedger
+) -> None:
+    """Errors and others as they came, whatever of them is missing."""
+    reasons = ("refused", "canceled", "paid")
+    rows: list[dict[str, Any]] = [{"invoice_id": str(n), "reason": reasons[n * n % 3]} for n in range(99)]
+    rows[7]["message"], rows[8]["latency_ms"] = "m", None
+    make_report([write_ledger(tmp_path / "a", *rows)], Outputs(html=tmp_path / "p.html"))
+    columns = json.loads(unpacked((tmp_path / "p.html").read_text(encoding="utf-8")))
+    assert columns[0] == [row["invoice_id"] for row in rows]
+    assert [len(column) for column in columns] == [99, 0, *[99] * 9]
+
+
 def unpacked(page: str) -> str:
     """Return the JSON of the table's rows."""
     packed = re.search(r'id="rows">([^<]*)<', page)

@@ -396,10 +396,11 @@ def _repeats_chart(activity: RunActivity) -> Chart:
 def _quiet_chart(activity: RunActivity) -> Chart:
     labels = _labels(activity)
     series = _series(activity, ("seconds without an answer", "quiet", "quiet_s"))
+    times = "Once" if activity.quiet_count == 1 else f"{activity.quiet_count:,} times"
     return Chart(
         key="quiet-chart",
         title="Pauses.",
-        text=f"{activity.quiet_count:,} times no invoice was decided for {QUIET_S:.0f} s or longer, "
+        text=f"{times} no invoice was decided for {QUIET_S:.0f} s or longer, "
         f"{show_duration(sum(series[0].values))} in all. A pause for the service's rate, an outage and slow "
         "replies look alike here.",
         drawing=_markup(columns(labels, series, height=120, marks=True)),
