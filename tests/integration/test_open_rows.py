@@ -140,4 +140,7 @@ def test_what_can_not_be_read_or_written_is_refused(tmp_path: Path, write_ledger
         left_of(ledger, tmp_path / "no.csv", tmp_path / "left.csv")
     with pytest.raises(ManifestError, match="not a regular file"):
         left_of(ledger, tmp_path, tmp_path / "left.csv")
+    (tmp_path / "m.csv.gz").write_bytes(gzip.compress(b"id\n1\n")[:-5])
+    with pytest.raises(ManifestError, match="end-of-stream"):
+        left_of(ledger, tmp_path / "m.csv.gz", tmp_path / "left.csv")
     assert manifest.read_text(encoding="utf-8") == "id\n1\n"

@@ -18,7 +18,7 @@ import pytest
 
 from batchcancel.errors import LedgerDamagedError, LedgerMismatchError, ReportError
 from batchcancel.model import Outcome, Reason, RunState
-from batchcancel.report import sample
+from batchcancel.report import sample, xlsx
 from batchcancel.report.exports import COLUMNS
 from batchcancel.report.figures import Ending, Figures, Money
 from batchcancel.report.make import Outputs, make_report
@@ -154,6 +154,33 @@ def test_a_torn_last_line_is_told_and_does_not_count(tmp_path: Path, write_ledge
     assert "unfinished" in report_text(figures)
 
 
+def test_what_is_too_much_to_list_is_counted(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Runs, currencies and ledgers, in the summary and on the page."""
+    path = write_ledger(tmp_path / "a", *({"amount": "1", "currency": f"C{n:02}"} for n in range(60)))
+    for number in range(204):
+        write_ledger(path, {"reason": "paid"}, run_id=str(number), state=None)
+    (tmp_path / "b").touch()
+    torn = write_ledger(tmp_path / "c", {}, run_id="torn", state=None)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    (tmp_path / "d").touch()
+    ledgers = [path, tmp_path / "b", torn, tmp_path / "d"]
+    text = report_text(make_report(ledgers, Outputs(html=tmp_path / "p.html")).figures)
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    for said, where in (
+        ("and 29 more currencies", text),
+        ("and 186 earlier runs", text),
+        ("is empty", text),
+        ("is unfinished", text),
+        ("And 9 more currencies", page),
+        ("6 earlier runs are not listed", page),
+        ("a, b, c and 1 more ledgers", page),
+        ("b is empty", page),
+        ("The last write of c is unfinished", page),
+        ("A run without an end was killed", page),
+    ):
+        assert said in where
+
+
 def test_what_can_not_be_reported_on_is_refused(tmp_path: Path, write_ledger: WriteLedger) -> None:
     """Damage, another account, a newer format, no ledger, a ledger twice; no file is begun."""
     good = write_ledger(tmp_path / "good", {}, {})
@@ -228,6 +255,20 @@ def xlsx_cells(path: Path) -> dict[str, str | float]:
     texts = re.findall(r'<c r="(\w+)"[^>]*t="inlineStr"><is><t[^>]*>([^<]*)</t>', sheet)
     numbers = re.findall(r'<c r="(\w+)"(?: s="\d+")?><v>([^<]*)</v>', sheet)
     return dict(texts) | {place: float(value) for place, value in numbers}
+
+
+def test_a_workbook_goes_on_on_further_sheets(
+    tmp_path: Path, write_ledger: WriteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sheet holds a million rows; nothing is lost beyond."""
+    monkeypatch.setattr(xlsx, "_MOST_ROWS", 3)
+    path = write_ledger(tmp_path / "a", {}, {}, {"message": "x" * 40_000})
+    make_report([path], Outputs(xlsx=tmp_path / "x.xlsx"))
+    with zipfile.ZipFile(tmp_path / "x.xlsx") as book:
+        sheets = [book.read(f"xl/worksheets/sheet{number}.xml").decode() for number in (1, 2)]
+    assert [re.findall(r">(26\d\d)<", sheet) for sheet in sheets] == [["2601", "2602"], ["2603"]]
+    assert [sheet.count(">invoice_id<") for sheet in sheets] == [1, 1]
+    assert f">{'x' * 32_767}<" in sheets[1]
 
 
 def test_only_the_outcomes_that_were_asked_for_are_exported(
@@ -386,6 +427,11 @@ def test_a_page_of_too_many_rows_has_the_errors_and_a_sample(
     assert "50 of 200 invoices" in text
     assert "all 20 errors, and a random sample of 30 of the 180 others" in text
     assert unpacked(text) == unpacked((tmp_path / "q.html").read_text(encoding="utf-8"))
+
+    monkeypatch.setattr(sample, "MAX_ROWS", 15)
+    assert make_report([path], Outputs(html=tmp_path / "r.html")).written[0].rows == 15
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "a random sample of 15 of 20 errors, and a random sample of 0 of the 180 others" in text
 
 
 def test_a_page_never_grows_beyond_its_limit(
