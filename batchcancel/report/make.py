@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from batchcancel.errors import ReportError
+from batchcancel.errors import LedgerFaultError, ReportError
 from batchcancel.ledger.reader import ResultRecord, RunRecord
 from batchcancel.model import Outcome
 from batchcancel.report.exports import Answer, CsvExport, Export, JsonlExport, ledger_name
@@ -21,7 +21,7 @@ from batchcancel.report.sample import Sample
 if TYPE_CHECKING:
     from batchcancel.report.sample import TableData
 
-_INSTALL: Final = "python3 -m pip install 'batchcancel[report]'"
+_INSTALL: Final = "pip install -c constraints.txt '.[report]' in the project's folder installs them"
 
 
 class Outputs(Struct, frozen=True, kw_only=True):
@@ -89,6 +89,8 @@ def make_report(
                     rows += 1
                     for export in exports:
                         export.write(answer)
+        if account.figures.invoices != read.answers:
+            raise LedgerFaultError("A ledger was changed while it was read, otherwise than by a run.")
         if outputs.html is not None and sample is not None:
             table = sample.close(has_merchants=bool(account.figures.merchants))
             shown = table.rows
@@ -119,7 +121,7 @@ def check_outputs(outputs: Outputs, *, inputs: Sequence[Path]) -> None:
             from batchcancel.report import xlsx  # noqa: F401, PLC0415 - likewise
     except ModuleNotFoundError as exc:
         raise ReportError(
-            f"An HTML page and XLSX need libraries that are not installed ({exc.name}): {_INSTALL}"
+            f"An HTML page and XLSX need libraries that are not installed ({exc.name}); {_INSTALL}."
         ) from exc
 
 

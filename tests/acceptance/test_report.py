@@ -218,7 +218,7 @@ def test_without_the_extra_only_page_and_xlsx_are_missing(
         timeout=60,
     )
     assert ended.returncode == code, ended.stderr
-    assert ("pip install 'batchcancel[report]'" in ended.stderr) == (code == 2)
+    assert ("pip install -c constraints.txt '.[report]'" in ended.stderr) == (code == 2)
 
 
 # --- run --report ---------------------------------------------------------------------------------
