@@ -12,12 +12,17 @@ and weighs 1.8 MB with what it drags in, where matplotlib comes to 174 MB and Al
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 import pygal
 from msgspec import Struct
+
+# Pygal registers a finder for plugins, which are not used here. It is of a kind that Python 3.11 warns of
+# at every later import of what is not there.
+sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != "pygal"]
 
 _WIDTHS: Final = (1100, 380)
 _LABELS: Final = (9, 4)

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import re
+import sys
 import zipfile
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -382,6 +383,12 @@ def test_no_text_of_a_ledger_becomes_an_element_of_the_page(
     text = (tmp_path / "0.html").read_text(encoding="utf-8")
     assert not re.search("[\x00\x1b\u202e\u2028]", text)
     assert "49" not in re.findall(r"<td[^>]*>([^<]*)</td>", text)
+
+
+def test_drawing_leaves_python_s_imports_as_they_are(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Pygal's own finder would warn at every later import."""
+    make_report([write_ledger(tmp_path / "a", {})], Outputs(html=tmp_path / "p.html"))
+    assert [one for one in sys.meta_path if not hasattr(one, "find_spec")] == []
 
 
 def test_the_page_forbids_every_request(tmp_path: Path, write_ledger: WriteLedger) -> None:
