@@ -7,6 +7,7 @@
     │   ├── SettingsError           an option, a credential, a configuration file
     │   ├── ManifestError           a manifest that can't be read, with file and line
     │   ├── LedgerMismatchError     the ledger belongs to another environment or merchant, or is none
+    │   ├── ReportError             a page or an export that can't be made or written
     │   └── GateRefusedError        a check before the first request said no
     ├── SafetyStopError             stopped while money was being touched; rows stay open
     │   ├── CredentialsRefusedError the service refuses the key
@@ -50,6 +51,10 @@ class ManifestError(UsageError):
 
 class LedgerMismatchError(UsageError):
     """The file is no ledger, or belongs to another environment or merchant."""
+
+
+class ReportError(UsageError):
+    """A page or an export can't be made or written; the ledger and what was there before are as they were."""
 
 
 class GateRefusedError(UsageError):

@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 from unittest.mock import Mock
 
 import aiohttp
@@ -26,7 +27,8 @@ from joserfc.jwk import RSAKey
 
 from batchcancel.buckets import BUCKETS
 from batchcancel.ledger import History
-from batchcancel.model import REASONS, Reason
+from batchcancel.ledger.record import EndRecord, RunRecord, encode_end, encode_result, encode_run
+from batchcancel.model import REASONS, Reason, Result, RunState
 from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 
 # A busy machine is no defect: examples may take as long as they take; each test has its time-out.
@@ -268,3 +270,93 @@ def mocked_http(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
     monkeypatch.setattr("aioresponses.core.ClientResponse", _MockedResponse)
     with aioresponses() as mocked:
         yield mocked
+
+
+class WriteLedger(Protocol):
+    """Writes a run into a ledger, as a run does but at once."""
+
+    def __call__(
+        self,
+        path: Path,
+        *rows: dict[str, Any],
+        state: RunState | None = RunState.COMPLETE,
+        why: str | None = None,
+        **run: Any,
+    ) -> Path:
+        """Append a run, its rows and its end to a file, and return the file's path.
+
+        Args:
+            path: Of the ledger.
+            rows: Fields of ``Result``; what is missing is filled in.
+            state: Of its end; None leaves the end out.
+            why: Of its end.
+            run: Fields of ``RunRecord`` that differ from the usual ones.
+        """
+        ...
+
+
+@pytest.fixture(scope="session")
+def write_ledger() -> WriteLedger:
+    """Give tests ledgers without a run."""
+
+    def write(
+        path: Path,
+        *rows: dict[str, Any],
+        state: RunState | None = RunState.COMPLETE,
+        why: str | None = None,
+        **run: Any,
+    ) -> Path:
+        usual: dict[str, Any] = {
+            "run_id": "11111111-0000-4000-8000-000000000001",
+            "started_at": "2026-11-01T02:00:00.000Z",
+            "version": "0.1.0",
+            "env": "test",
+            "base_url": "https://apitest.visaacceptance.com",
+            "merchant_id": "example_merchant",
+            "operator": "finance",
+            "host": "batch01",
+            "pid": 7,
+            "ref": None,
+            "manifest": (),
+            "options": {},
+        }
+        record = RunRecord(**(usual | run))
+        lines = [encode_run(record)]
+        for number, row in enumerate(rows, start=1):
+            reason = Reason(row.get("reason", "canceled"))
+            lines.append(
+                encode_result(
+                    record.run_id,
+                    Result(
+                        **{
+                            "row": number,
+                            "invoice_id": str(2600 + number),
+                            "outcome": reason.outcome,
+                            "resolved_by": None,
+                            "attempts": 1,
+                            "at": record.started_at,
+                            "latency_ms": 20.0,
+                            **row,
+                            "reason": reason,
+                        }
+                    ),
+                )
+            )
+        before = path.read_bytes() if path.exists() else b""
+        data = before + b"".join(lines)
+        if state is not None:
+            extra = {} if why is None else {"why": why}
+            data += encode_end(
+                EndRecord(
+                    run_id=record.run_id,
+                    ended_at=record.started_at,
+                    state=state,
+                    counts={},
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    **extra,
+                )
+            )
+        path.write_bytes(data)
+        return path
+
+    return write

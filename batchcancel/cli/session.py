@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Final
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
-from batchcancel.errors import SettingsError
+from batchcancel.errors import BatchCancelError, SettingsError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.model import RunState, RunSummary
@@ -47,6 +48,7 @@ def run_job(settings: Settings) -> int:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
+    page = _checked_page(settings)
     received: list[int] = []
     with (
         _signals_raise(),
@@ -54,11 +56,14 @@ def run_job(settings: Settings) -> int:
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         try:
-            return runner.run(_run_job(settings, received))
+            code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
         except asyncio.CancelledError:
             if not received:
                 raise
             raise Interrupted(received[0]) from None
+        if page is not None and has_ledger:
+            _write_page(settings.ledger, page, is_interrupted=is_interrupted)
+        return code
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -70,7 +75,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_event_loop
 
 
-async def _run_job(settings: Settings, before_run: list[int]) -> int:
+async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool, bool]:
+    """Return the exit code, whether a signal ended the run, and whether it wrote into the ledger."""
     with _signals_cancel(before_run), closing(_open_log(settings)) as log:
         watchers = Broadcast(log)
         async with Job(settings, on_event=watchers) as job:
@@ -85,7 +91,39 @@ async def _run_job(settings: Settings, before_run: list[int]) -> int:
                     summary = await job.run()
     code = exit_codes.of_summary(summary, signum=received[0] if received else None)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
-    return code
+    return code, bool(received), summary.run_id is not None
+
+
+def _checked_page(settings: Settings) -> Path | None:
+    """Return where ``--report`` wants its page; None if it is not wanted.
+
+    Raises:
+        ReportError: It could not be written, so that nobody has to find out after the run.
+    """
+    if settings.options.report is None:
+        return None
+    from batchcancel.report.make import Outputs, check_outputs  # noqa: PLC0415 - few runs need it
+
+    page = Path(settings.options.report)
+    check_outputs(Outputs(html=page), inputs=[settings.ledger, *map(Path, settings.manifests)])
+    return page
+
+
+def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
+    """Write the page; the run is over, so that nothing here may change its exit code."""
+    from batchcancel.report.make import Outputs, make_report  # noqa: PLC0415 - few runs need it
+
+    again = f"'batchcancel report {shlex.quote(str(ledger))} --html {shlex.quote(str(page))}' writes it."
+    if is_interrupted:  # who sends a signal wants the end
+        say(f"No page was written, since the run was interrupted. {again}", fg="yellow")
+        return
+    try:
+        make_report([ledger], Outputs(html=page))
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is said, and what the run did stands
+        said = str(exc) if isinstance(exc, BatchCancelError) else f"a defect ({type(exc).__name__})."
+        say(f"Warning: no page was written: {said} {again}", fg="yellow")
+    else:
+        say(f"  page      {page}")
 
 
 def _open_log(settings: Settings) -> Log:

@@ -7,15 +7,17 @@ Three rules decide what a bad line means, and none of them loses a good one:
 * A bad line that a good one follows is damage. Nothing is cut; a person has to look.
 * A file that holds no good line and does not begin like a ledger is somebody else's file.
 
-Memory is one block, one line, and what ``buckets`` holds of the answers.
+Memory is one block and one line; recovery adds what ``buckets`` holds of the answers.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,11 +26,40 @@ from msgspec import Struct
 
 from batchcancel.buckets import Buckets
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, LedgerWriteError
-from batchcancel.ledger.record import MAX_LINE_BYTES, RUN_START, Record, ResultRecord, RunRecord, decode
-from batchcancel.model import REASONS, Reason, Result, invoice_key, key_digest
+from batchcancel.ledger.record import (
+    MAX_LINE_BYTES,
+    RUN_START,
+    EndRecord,
+    Record,
+    ResultRecord,
+    RunRecord,
+    SkipRecord,
+    decode,
+)
+from batchcancel.model import REASONS, Reason, Result, Skip, SkipReason, invoice_key, key_digest
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
+
+__all__ = [
+    "EndRecord",
+    "GoodRecords",
+    "History",
+    "Line",
+    "Record",
+    "ResultRecord",
+    "RunRecord",
+    "SkipRecord",
+    "Tail",
+    "check_beginning",
+    "digest_of",
+    "digest_of_excluded",
+    "is_being_written",
+    "opened",
+    "read_lines",
+    "read_records",
+    "recover",
+]
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _LINES_AT_ONCE: Final = 4096
@@ -89,6 +120,49 @@ class History(Struct, frozen=True, kw_only=True):
         return None if self.first_run is None else self.first_run.merchant_id
 
 
+@contextmanager
+def opened(ledger: Path) -> Iterator[int]:
+    """Open a ledger for reading alone.
+
+    Yields:
+        The descriptor of a regular file.
+
+    Raises:
+        LedgerMismatchError: There is no such file, or none that can be opened and sought.
+    """
+    try:
+        # Without waiting for somebody to write, should it be a FIFO.
+        fd = os.open(ledger, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise LedgerMismatchError(f"The ledger {ledger} can't be opened: {exc.strerror}.") from exc
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise LedgerMismatchError(f"{ledger} is not a regular file. Name a ledger.")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_being_written(fd: int, *, size_read: int) -> bool:
+    """Tell whether a run is at work on a ledger, or was while it was read.
+
+    The lock has to be tried for that. It is let go at once: a run that begins in that instant, and no
+    other, is kept out.
+
+    Args:
+        fd: The open ledger.
+        size_read: Bytes that were read of it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks: no run can be at work there
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return os.fstat(fd).st_size != size_read
+
+
 def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: False) -> History:
     """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.
 
@@ -107,21 +181,77 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
         LedgerFaultError: The file can't be read, or it was given up.
         LedgerWriteError: There is no room beside it to sort so many results.
     """
+    hasher = sha256()
+    good = GoodRecords(fd, path)
     with ExitStack() as stack:
         reasons = stack.enter_context(closing(Buckets(path.parent)))
-        history = _history(read_records(fd, path), path, reasons, is_given_up)
-        _check_tail(history, fd, path)
+        for line, record in good:
+            if not line.number % _LINES_AT_ONCE and is_given_up():
+                raise LedgerFaultError(f"The reading of {path} was given up.")
+            if isinstance(record, ResultRecord):
+                _keep(record, reasons, path)
+            hasher.update(line.data + b"\n")
         stack.pop_all()
-    return history
+    return History(
+        first_run=good.first_run, good_size=good.good_size, tail=good.tail, sha256=hasher, reasons=reasons
+    )
 
 
-def _check_tail(history: History, fd: int, path: Path) -> None:
-    """Make sure that a tail which is the whole file is one that a crash leaves of a ledger."""
-    if history.tail is not None and not history.good_size:
-        check_beginning(fd, path)
-        if history.tail.lines > 1:
+class GoodRecords:
+    """The records of a ledger in their order, held against the three rules above.
+
+    Iterate it once, to its end: only there is known what the bad lines meant.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            fd: An open, readable, regular file.
+            path: Its name, for messages.
+        """
+        self._fd = fd
+        self._path = path
+        self.first_run: RunRecord | None = None
+        """None if the ledger is empty."""
+        self.good_size = 0
+        """Bytes before the tail."""
+        self.tail: Tail | None = None
+
+    def __iter__(self) -> Iterator[tuple[Line, Record]]:
+        """Yield every good line with its record, and set the tail after the last one.
+
+        Raises:
+            LedgerMismatchError: The file is no ledger, or a newer version wrote it.
+            LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
+                environments or merchants.
+            LedgerFaultError: The file can't be read.
+        """
+        bad: Line | None = None
+        size = bad_lines = 0
+        for line, record in read_records(self._fd, self._path):
+            size += line.size_bytes
+            if record is None:
+                bad = bad or line
+                bad_lines += 1
+                continue
+            if bad is not None:
+                raise _damaged(self._path, bad, "is damaged and good lines follow it")
+            self.first_run = _first_run(self.first_run, record, self._path, line)
+            yield line, record
+            self.good_size = size
+        if bad is not None:
+            self.tail = Tail(self.good_size, size - self.good_size, bad_lines)
+            self._check_lone_tail(self.tail)
+
+    def _check_lone_tail(self, tail: Tail) -> None:
+        """Tell a file that is nothing but a tail from somebody else's file."""
+        if self.good_size:
+            return
+        check_beginning(self._fd, self._path)
+        if tail.lines > 1:
             # A crash in the very first write leaves one line at most.
-            raise _damaged(path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
+            raise _damaged(self._path, Line(1, 0, 0, b"", whole=False), "and every line after it is damaged")
 
 
 def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
@@ -183,6 +313,13 @@ def digest_of(result: Result) -> bytes:
     return key_digest(key)
 
 
+def digest_of_excluded(skip: Skip) -> bytes | None:
+    """Return what stands for the invoice of a row that is never to be touched; None for other skips."""
+    if skip.why is not SkipReason.EXCLUDED:
+        return None
+    return key_digest(invoice_key(skip.invoice_id, valid=True, merchant_id=skip.merchant_id or None))
+
+
 def read_lines(fd: int) -> Iterator[Line]:
     """Yield the lines of a file in order, in bounded memory. The last may lack its newline.
 
@@ -205,40 +342,6 @@ def read_lines(fd: int) -> Iterator[Line]:
             held += rest
     if size_bytes:
         yield Line(number, offset, size_bytes, held, whole=False)
-
-
-def _history(
-    records: Iterable[tuple[Line, Record | None]],
-    path: Path,
-    reasons: Buckets,
-    is_given_up: Callable[[], bool],
-) -> History:
-    first_run: RunRecord | None = None
-    bad: Line | None = None
-    hasher = sha256()
-    size = good_size = bad_lines = 0
-    for line, record in records:
-        if not line.number % _LINES_AT_ONCE and is_given_up():
-            raise LedgerFaultError(f"The reading of {path} was given up.")
-        size += line.size_bytes
-        if record is None:
-            bad = bad or line
-            bad_lines += 1
-            continue
-        if bad is not None:
-            raise _damaged(path, bad, "is damaged and good lines follow it")
-        first_run = _first_run(first_run, record, path, line)
-        if isinstance(record, ResultRecord):
-            _keep(record, reasons, path)
-        hasher.update(line.data + b"\n")
-        good_size = size
-    return History(
-        first_run=first_run,
-        good_size=good_size,
-        tail=None if bad is None else Tail(good_size, size - good_size, bad_lines),
-        sha256=hasher,
-        reasons=reasons,
-    )
 
 
 def _keep(record: ResultRecord, reasons: Buckets, path: Path) -> None:

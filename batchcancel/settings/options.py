@@ -179,6 +179,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[str, Meta(max_length=200)] | None,
         _flag("a ticket or reason, kept in the run record", "TEXT"),
     ] = None
+    report: Annotated[
+        str | None, _flag("write an HTML page about the ledger at the end of the run", "PATH")
+    ] = None
     json: Annotated[bool, _flag("write the summary as JSON")] = False
     progress: Annotated[Progress, _flag("how progress is shown, on standard error")] = Progress.AUTO
     log_format: Annotated[LogFormat, _flag("how log lines are written")] = LogFormat.CONSOLE

@@ -99,15 +99,17 @@ def test_every_variable_named_is_an_option(readme: str) -> None:
 def test_transcripts_are_what_the_command_says(
     readme: str, run_command: RunCommand, project: Path, tmp_path: Path
 ) -> None:
-    """Both runs of the samples read as the README shows them, word for word; only times differ."""
+    """Both runs of the samples and the report read as shown, word for word; only times and places differ."""
     (tmp_path / "samples").symlink_to(project / "samples")
-    shown = re.findall(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    for transcript in shown:
+    *runs, report = re.findall(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    for transcript in runs:
         ended = run_command("run", "samples/invoices.csv", "--env", "sandbox")
         assert _words(ended.stderr + ended.stdout) == _words(transcript)
-    assert len(shown) == 2
+    assert len(runs) == 2
+    ended = run_command("report", "invoices.sandbox.ledger.jsonl")
+    assert _words(ended.stdout) == _words(report)
 
 
 def _words(text: str) -> list[str]:
-    """Split into words, whatever the line breaks, without the time that it took."""
-    return re.sub(r"^  time .*$", "", text, flags=re.MULTILINE).split()
+    """Split into words, whatever the line breaks and rules, without what is of one run: time, user, host."""
+    return re.sub(r"^  (time|2\d{3}-|-{3}).*$", "", text, flags=re.MULTILINE).split()

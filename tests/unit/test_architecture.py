@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -58,7 +58,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "pipeline": part("errors model verdict retry pace gates", "msgspec"),
     # The simulator stands below job in the table, but ``--env sandbox`` runs it inside the process.
     "job": part(f"{_PIPELINE} sandbox", "msgspec"),
-    "report": part("errors model ledger.reader", "msgspec"),
+    "report": part("errors model ledger.reader", "msgspec jinja2 markupsafe pygal xlsxwriter"),
     "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp cryptography"),
@@ -69,6 +69,10 @@ TABLE: Final[Mapping[str, Part]] = {
 }
 COMES_WITH_AIOHTTP: Final = frozenset({"yarl", "multidict"})
 """What aiohttp's own interface is made of: it can't be installed without them."""
+OF_EXTRA: Final = {"report": ("report.charts", "report.page", "report.xlsx")}
+"""By extra, which has the name of its part: the modules and packages that need its libraries."""
+COMES_WITH_EXTRA: Final = {"report": frozenset({"markupsafe"})}
+"""What an extra's libraries can't be installed without."""
 STANDARD: Final = sys.stdlib_module_names | {"_typeshed"}
 """The standard library, and the names that type checkers have for it."""
 MAY_IMPORT_BY_NAME: Final = frozenset({"cli", ROOT})
@@ -172,15 +176,45 @@ def test_every_part_is_in_the_table() -> None:
 def runtime_dependencies() -> set[str]:
     """Return what is installed with the package, without extras; each is imported by its own name."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    return {re.split(r"[^\w-]", line, maxsplit=1)[0].replace("-", "_") for line in project["dependencies"]}
+    return _names(project["dependencies"])
+
+
+def extra_dependencies(extra: str) -> set[str]:
+    """Return what an extra installs besides; nothing if there is no such extra."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    return _names(project["optional-dependencies"].get(extra, ()))
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[^\w-]", line, maxsplit=1)[0].replace("-", "_").lower() for line in requirements}
 
 
 def test_the_table_allows_only_libraries_that_users_have() -> None:
-    """A library of an extra or of the tests is missing after a plain installation: a run would fail on it."""
+    """A library of the tests is missing after an installation: a run would fail on it."""
     installed = runtime_dependencies() | COMES_WITH_AIOHTTP
-    assert {
-        name: row.third_party - installed for name, row in TABLE.items() if row.third_party - installed
-    } == {}
+    missing = {
+        name: row.third_party - installed - extra_dependencies(name) - COMES_WITH_EXTRA.get(name, frozenset())
+        for name, row in TABLE.items()
+        if name != "test"
+    }
+    assert {name: libraries for name, libraries in missing.items() if libraries} == {}
+
+
+@pytest.mark.parametrize("extra", OF_EXTRA)
+def test_an_extra_s_libraries_are_loaded_by_those_who_ask_for_them(extra: str) -> None:
+    """Its modules alone import them, and others import these modules in functions only."""
+    libraries = extra_dependencies(extra) | COMES_WITH_EXTRA[extra]
+    inside = {module for module in modules() if _is_within(module, OF_EXTRA[extra])}
+    assert {arrow.module for arrow in all_arrows() if arrow.target.split(".")[0] in libraries} <= inside
+    for module, source in modules().items():
+        body = ast.Module([one for one in ast.parse(source).body if not isinstance(one, ast.FunctionDef)], [])
+        at_once = {arrow.end for arrow in arrows_of(module, ast.unparse(body)) if arrow.end}
+        needed = {end for end in at_once if _is_within(end, OF_EXTRA[extra])}
+        assert module in inside or not needed, module
+
+
+def _is_within(name: str, packages: Iterable[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in packages)
 
 
 def test_the_table_allows_no_library_that_its_part_does_not_need() -> None:
@@ -199,6 +233,7 @@ def test_every_dependency_is_needed() -> None:
     assert (
         runtime_dependencies() - {library for row in TABLE.values() for library in row.third_party} == set()
     )
+    assert extra_dependencies("report") <= TABLE["report"].third_party
 
 
 def test_there_is_no_circle_between_parts() -> None:
@@ -367,8 +402,14 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
 
 @pytest.mark.parametrize(
     ("arguments", "most_s"),
-    [(("--help",), 0.3), (("run", "--help"), 0.6), (("sandbox", "--help"), 0.6), (("verify", "--help"), 0.6)],
-    ids=["all", "run", "sandbox", "verify"],
+    [
+        (("--help",), 0.3),
+        (("run", "--help"), 0.6),
+        (("sandbox", "--help"), 0.6),
+        (("verify", "--help"), 0.6),
+        (("report", "--help"), 0.6),
+    ],
+    ids=["all", "run", "sandbox", "verify", "report"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -377,17 +418,23 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--help",), ("run", "--help"), ("sandbox", "--help"), ("verify", "--help"), ("--version",)],
+    [
+        (),
+        ("--help",),
+        ("run", "--help"),
+        ("sandbox", "--help"),
+        ("verify", "--help"),
+        ("report", "--help"),
+        ("--version",),
+    ],
     ids=lambda words: " ".join(words) or "import batchcancel",
 )
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    """The libraries of a run are imported by a run."""
+    """The libraries of a run are imported by a run, those of a report by a report."""
     loaded = {name.partition(".")[0] for name in json.loads(run_python(LOADED, *arguments)[0])}
     assert "batchcancel" in loaded
-    assert (
-        loaded & {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
-        == set()
-    )
+    of_a_run = {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
+    assert loaded & (of_a_run | {"jinja2", "pygal", "xlsxwriter"}) == set()
 
 
 # --- the other door -------------------------------------------------------------------------------

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchcancel.ledger.reader import check_beginning, read_records
+from batchcancel.ledger.reader import check_beginning, is_being_written, opened, read_records
 from batchcancel.tasks.verify.auditor import Auditor
-from batchcancel.tasks.verify.file import is_being_written, opened
 from batchcancel.tasks.verify.findings import Audit
 
 

@@ -26,10 +26,10 @@ from msgspec import Struct
 
 from batchcancel.errors import UsageError
 from batchcancel.ledger.disk import Disk, LedgerFile
-from batchcancel.ledger.reader import Line, read_records
+from batchcancel.ledger.reader import Line, opened, read_records
 from batchcancel.ledger.record import EndRecord, Record, ResultRecord, RunRecord, SkipRecord
-from batchcancel.tasks.verify.file import hold, opened
 from batchcancel.tasks.verify.findings import MAX_LISTED
+from batchcancel.tasks.verify.lock import hold
 
 _GROUP_BYTES: Final = 1024 * 1024
 _REAL_DISK: Final = Disk()

@@ -1,0 +1,93 @@
+"""``batchcancel report``: what ledgers come to, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batchcancel.cli import say, write_out
+from batchcancel.cli.exit_codes import ExitCode
+from batchcancel.model import Outcome
+from batchcancel.report import count_rows
+
+if TYPE_CHECKING:
+    from batchcancel.tasks.open_rows import Left
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _file(flag: str, metavar: str, description: str) -> Callable[[_Command], _Command]:
+    return click.option(flag, type=click.Path(path_type=Path), metavar=metavar, help=description)
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("ledgers", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LEDGER...")
+@_file("--html", "PATH", "write a page for a browser: one file, works offline")
+@_file("--csv", "PATH", "write one row an invoice, for spreadsheets")
+@_file("--xlsx", "PATH", "the same as an Excel workbook, digits and leading zeros kept")
+@_file("--jsonl", "PATH", "the same as one JSON object a line, for programs")
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    type=click.Choice([outcome.value for outcome in Outcome]),
+    help="only these rows in the exports; may be repeated",
+)
+@_file("--open-rows", "PATH", "write what is left of --manifest, unaltered and ready to run again")
+@_file("--manifest", "FILE", "the manifest that --open-rows is about")
+@click.option("--force", is_flag=True, help="replace files that are there")
+def report(
+    ledgers: tuple[Path, ...],
+    outcomes: tuple[str, ...],
+    open_rows: Path | None,
+    manifest: Path | None,
+    *,
+    force: bool,
+    **files: Path | None,
+) -> int:
+    """Say what became of the invoices in LEDGER, and write it for browsers, spreadsheets and programs.
+
+    Several ledgers of one environment and merchant count as one: an invoice's answer is its latest row,
+    by the beginning of the run that wrote it. Nothing is sent, and no ledger is changed; a run may be
+    writing to it meanwhile.
+
+    Exit code 0: done. 2: no ledger, ledgers of different merchants, or a file that can't be written.
+    6: a ledger is damaged.
+    """
+    from batchcancel.report.make import Outputs, make_report  # noqa: PLC0415 - help has to be quick
+    from batchcancel.report.text import report_text  # noqa: PLC0415 - likewise
+    from batchcancel.tasks.open_rows import OpenRows  # noqa: PLC0415 - likewise
+
+    if (open_rows is None) != (manifest is None):
+        raise click.UsageError("--open-rows and --manifest belong together: say both or none.")
+    outputs = Outputs(
+        **files, outcomes=frozenset(map(Outcome, outcomes)) if outcomes else frozenset(Outcome), force=force
+    )
+    left = None
+    if open_rows is not None and manifest is not None:
+        left = OpenRows(manifest, open_rows, inputs=[*ledgers, *outputs.paths], force=force)
+    made = make_report(ledgers, outputs) if left is None else make_report(ledgers, outputs, watch=left.note)
+    for file in made.written:
+        say(f"  wrote  {file.path}: {count_rows(file.rows)}, {file.size_bytes:,} bytes")
+    if left is not None:
+        _say_what_is_left(left.write(), manifest)
+    write_out(report_text(made.figures))
+    return ExitCode.DONE
+
+
+def _say_what_is_left(left: Left, manifest: Path | None) -> None:
+    answered = left.rows - left.unanswered
+    if left.rows:
+        say(
+            f"  wrote  {left.path}: {count_rows(left.rows)}, {answered:,} with an open error and "
+            f"{left.unanswered:,} without an answer. Run it with the same --ledger."
+        )
+    else:
+        say(f"  wrote  {left.path}: nothing is left of {manifest}.")
+    if left.excluded:
+        say(f"  {count_rows(left.excluded)} of {manifest} left out: a run was told never to touch them.")
+    if not left.is_known:
+        say(f"Warning: no run of these ledgers has read {manifest} as it is now.", fg="yellow")
