@@ -25,13 +25,32 @@ from hypothesis import settings
 from joserfc import jwe, jwt
 from joserfc.jwk import RSAKey
 
+from batchcancel.buckets import BUCKETS
+from batchcancel.ledger import History
 from batchcancel.ledger.record import EndRecord, RunRecord, encode_end, encode_result, encode_run
-from batchcancel.model import Reason, Result, RunState
+from batchcancel.model import REASONS, Reason, Result, RunState
 from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 
 # A busy machine is no defect: examples may take as long as they take; each test has its time-out.
 settings.register_profile("batchcancel", deadline=None)
 settings.load_profile("batchcancel")
+
+
+LatestReasons = Callable[[History], dict[bytes, Reason]]
+
+
+@pytest.fixture(scope="session")
+def latest_reasons() -> LatestReasons:
+    """Give a function that reads the latest reasons of a history, by the digest of an invoice's key."""
+
+    def read(history: History) -> dict[bytes, Reason]:
+        return {
+            digest: REASONS[place]
+            for bucket in range(BUCKETS)
+            for digest, place in history.reasons.read(bucket)
+        }
+
+    return read
 
 
 class _MockedResponse(aiohttp.ClientResponse):
@@ -80,6 +99,7 @@ class _RawListener(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # a run connects with all its workers at once
 
     def __init__(self, answer: RawAnswer) -> None:
         super().__init__(("127.0.0.1", 0), _RawConnection)

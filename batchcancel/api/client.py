@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,26 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from aiohttp import (
-    ClientError,
-    ClientHandlerType,
-    ClientHttpProxyError,
-    ClientRequest,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    DummyCookieJar,
-)
-from yarl import URL
-
 from batchcancel.api.clock import ServiceClock
-from batchcancel.api.connector import Connector, tls_context
+from batchcancel.api.connections import tls_context
 from batchcancel.api.envelope import encrypted_reply
 from batchcancel.api.keys import KeyFiles
 from batchcancel.api.reply import parse_http_date, parse_reply
 from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
-from batchcancel.errors import ReplyLostError
+from batchcancel.api.wire import Answer, KeptConnectionDroppedError, Wire
 from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind
 
 if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none of them
@@ -42,7 +29,6 @@ if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none
 
 T = TypeVar("T")
 
-_MAX_BODY_BYTES: Final = 1 << 20
 _UNAUTHORIZED: Final = 401
 
 
@@ -52,15 +38,13 @@ async def _at_once() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _Errand:
-    """A request on its way, as the middleware that signs it has to know it."""
+    """What is to be asked, and what to do about it before it leaves."""
 
+    kind: RequestKind
+    target: str
     signer: Signer
     before_repeat: Callable[[], Awaitable[None]]
     has_left: bool = False
-
-
-_errand: ContextVar[_Errand] = ContextVar("_errand")
-"""That of this task: aiohttp hands its middlewares no more than the request."""
 
 
 class Client:
@@ -68,7 +52,7 @@ class Client:
 
     Connections are kept alive and reused, redirects are not followed, cookies are not kept, and neither
     the environment nor ``.netrc`` is consulted. Every request on the wire is signed by itself, a
-    look-up that aiohttp repeats on a dropped connection included.
+    look-up that is repeated because its connection was dropped included.
 
     Args:
         base_url: Scheme, host and port of the service, such as ``https://api.visaacceptance.com``.
@@ -79,7 +63,7 @@ class Client:
         clock: The service's clock; probes and 401s set it.
         concurrency: Most connections at once, 1 or more. Whoever sends more at once waits, and that
             wait counts towards ``connect_timeout_s``.
-        timeout_s: One request in all, to the last byte of its reply, in seconds.
+        timeout_s: One request on the wire in all, to the last byte of its reply, in seconds.
         connect_timeout_s: DNS, connect, proxy and TLS handshake together, in seconds.
         ca_file: PEM file of private roots, trusted besides the default ones; None for those only.
         proxy: URL of an HTTP proxy; None connects directly.
@@ -104,13 +88,14 @@ class Client:
         proxy: str | None = None,
         on_event: Callable[[Event], None],
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = base_url
         self._signer = signer
         self._encryption = encryption
         self._key_files = key_files or KeyFiles()
         self._clock = clock
         self._concurrency = concurrency
-        self._timeout = ClientTimeout(total=timeout_s, connect=connect_timeout_s)
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
         self._tls = tls_context(ca_file)
         self._proxy = proxy
         self._on_event = on_event
@@ -122,21 +107,19 @@ class Client:
         """Open the pool; no connection is made yet."""
         # A pool of its own: RSA must not wait for the disk, nor the ledger for RSA.
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="batchcancel-crypto")
-        self._connector = Connector(limit=self._concurrency, ssl=self._tls)
-        self._session = ClientSession(
-            connector=self._connector,
+        self._wire = Wire(
+            self._base_url,
             headers={
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
                 "Content-Type": "application/json;charset=utf-8",
                 "User-Agent": f"batchcancel/{version('batchcancel')}",
             },
-            cookie_jar=DummyCookieJar(),
-            timeout=self._timeout,
-            auto_decompress=False,
-            trust_env=False,
+            concurrency=self._concurrency,
+            timeout_s=self._timeout_s,
+            connect_timeout_s=self._connect_timeout_s,
+            tls=self._tls,
             proxy=self._proxy,
-            middlewares=(self._sign,),
         )
         return self
 
@@ -144,7 +127,7 @@ class Client:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close every connection; requests that are still under way fail."""
-        await self._session.close()
+        await self._wire.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(
@@ -157,15 +140,15 @@ class Client:
     ) -> Reply:
         """Send one request and read its reply.
 
-        A cancelation leaves at most once. A look-up whose reply names another invoice is repeated once, on
-        a connection of its own; the second reply stands. When the coroutine is cancelled the connection
-        is dropped, and the request may have been acted on.
+        A cancelation leaves at most once. A look-up is repeated once if a kept connection is dropped under
+        it, and once, on a connection of its own, if its reply names another invoice; that reply stands.
+        When the coroutine is cancelled the connection is dropped, and the request may have been acted on.
 
         Args:
             kind: What to ask.
             invoice_id: Which invoice; None for a probe.
             signer: Who signs; None for the client's own signer.
-            before_repeat: Awaited before aiohttp repeats a look-up by itself: a place for the rate's limit.
+            before_repeat: Awaited before a look-up leaves again: a place for the rate's limit.
 
         Returns:
             The reply, whatever its status. If only its status line and headers came whole, it is one
@@ -176,22 +159,27 @@ class Client:
             ReplyLostError: The request left, or may have, and no status came back.
             HostUntrustedError: The host's certificate is untrusted, expired or for another name.
         """
-        url = URL(self._base_url + target(kind, invoice_id), encoded=True)
+        errand = _Errand(
+            kind=kind,
+            target=target(kind, invoice_id),
+            signer=signer or self._signer,
+            before_repeat=before_repeat,
+        )
         started = time.perf_counter()
         reply: Reply | None = None
         failure: str | None = None
-        _errand.set(_Errand(signer=signer or self._signer, before_repeat=before_repeat))
         try:
-            reply = await self._exchange(kind, url, started)
+            reply, answer = await self._ask(errand, started)
             if self._names_agree and _is_for_another(reply, invoice_id):
                 # Where replies and requests are out of step, every later reply here is another's too.
-                was_used = self._connector.drop_current()
+                was_used = self._wire.drop(answer)
                 if kind is RequestKind.LOOK_UP:
-                    reply = await self._exchange(kind, url, started) if was_used else reply
+                    if was_used:
+                        reply, _ = await self._ask(errand, started)
                     if _is_for_another(reply, invoice_id):
                         # On an unused connection nothing is out of step: the service has names of its own.
                         self._names_agree = False
-                        self._connector.trust_reuse()
+                        self._wire.trust_reuse()
         except BaseException as exc:
             failure = type(exc.__cause__ or exc).__name__
             raise
@@ -208,32 +196,26 @@ class Client:
             )
         return reply
 
-    async def _exchange(self, kind: RequestKind, url: URL, started: float) -> Reply:
-        method, body = method_and_body(kind)
-        if body is not None and self._encryption is not None:
-            body = self._encryption.encrypt(body, now=self._clock.now())
+    async def _ask(self, errand: _Errand, started: float) -> tuple[Reply, Answer]:
         try:
-            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
-                if kind is RequestKind.PROBE or response.status == _UNAUTHORIZED:
-                    self._set_clock(response.headers.get("Date", ""))
-                content = await _read(response)
-        except ClientHttpProxyError as exc:
-            return Reply(http_status=exc.status, latency_ms=_since_ms(started))
-        # A reply that aiohttp can't parse is a ClientResponseError too, with a status that it made up.
-        except (ClientError, TimeoutError, OSError) as exc:
-            raise ReplyLostError(type(exc).__name__) from exc
+            answer = await self._leave(errand)
+        except KeptConnectionDroppedError:
+            if errand.kind is RequestKind.CANCEL:
+                raise
+            answer = await self._leave(errand)
+        if errand.kind is RequestKind.PROBE or answer.status == _UNAUTHORIZED:
+            self._set_clock(answer.headers.get("Date", ""))
         latency_ms = _since_ms(started)
-        return parse_reply(
-            response.status,
-            response.headers,
-            await self._decrypt(content),
-            now=self._clock.now(),
-            latency_ms=latency_ms,
+        content = answer.content
+        if content is not None and (token := encrypted_reply(content)) is not None:
+            content = await self._decrypt(token)
+        reply = parse_reply(
+            answer.status, answer.headers, content, now=self._clock.now(), latency_ms=latency_ms
         )
+        return reply, answer
 
-    async def _sign(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Sign exactly what is about to leave; aiohttp calls this again for each repeat."""
-        errand = _errand.get()
+    async def _leave(self, errand: _Errand) -> Answer:
+        """Sign exactly what is about to leave, each time that it does, and send it."""
         if errand.has_left:
             await errand.before_repeat()
         errand.has_left = True
@@ -241,26 +223,27 @@ class Client:
             # Shielded: what came of it is told, whatever becomes of this request.
             self._looking = asyncio.create_task(self._look_after_keys())
             await asyncio.shield(self._looking)
+        method, body = method_and_body(errand.kind)
+        now = self._clock.now()
+        if body is not None and self._encryption is not None:
+            body = self._encryption.encrypt(body, now=now)
         sign = partial(
             errand.signer.headers,
-            method=request.method,
-            target=request.url.raw_path_qs,
-            host=request.headers["Host"],
-            body=await request.body.as_bytes() if request.body else None,
-            now=self._clock.now(),
+            method=method,
+            target=errand.target,
+            host=self._wire.host,
+            body=body,
+            now=now,
         )
-        request.headers.update(await self._in_thread(sign) if errand.signer.is_slow else sign())
-        return await handler(request)
+        headers = await self._in_thread(sign) if errand.signer.is_slow else sign()
+        return await self._wire.send(method, errand.target, headers=headers, body=body)
 
     async def _look_after_keys(self) -> None:
         for change in await self._in_thread(self._key_files.reload):
             self._on_event(change)
 
-    async def _decrypt(self, content: bytes | None) -> bytes | None:
-        """Return a body as it was meant; None if there is none, or it can't be decrypted."""
-        token = None if content is None else encrypted_reply(content)
-        if token is None:
-            return content
+    async def _decrypt(self, token: str) -> bytes | None:
+        """Return an encrypted body as it was meant; None if it can't be decrypted."""
         encryption = self._encryption
         plain = None if encryption is None else await self._in_thread(partial(encryption.decrypt, token))
         if plain is None and not self._has_told_of_decryption:
@@ -278,24 +261,9 @@ class Client:
             self._on_event(ClockSet(offset_s=self._clock.offset_s))
 
 
-async def _read(response: ClientResponse) -> bytes | None:
-    """Return the whole body; None, and the connection is dropped, if it breaks off or is too long."""
-    content = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > _MAX_BODY_BYTES:
-                response.close()
-                return None
-    except (ClientError, TimeoutError, OSError):
-        response.close()
-        return None
-    return bytes(content)
-
-
 def _is_for_another(reply: Reply, invoice_id: str | None) -> bool:
-    named = {reply.invoice.id, reply.invoice.number} - {None}
-    return invoice_id is not None and bool(named) and invoice_id not in named
+    named = (reply.invoice.id, reply.invoice.number)
+    return invoice_id is not None and invoice_id not in named and named != (None, None)
 
 
 def _since_ms(started: float) -> float:

@@ -33,6 +33,11 @@ _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _RFC3339_UTC: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(\.[0-9]{1,9})?(?:Z|[+-]00:00)"
 )
+_USUAL_RFC3339_UTC: Final = re.compile(
+    r"[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"
+    r"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?Z"
+)
+"""A time that certainly exists, whatever the month and the year."""
 _ISO_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HTTP_DATE: Final = re.compile(
@@ -54,6 +59,7 @@ class _Number(str):
     __slots__ = ()
 
 
+_LISTED_STATUSES: Final = frozenset({"DRAFT", "CREATED", "SENT", "PARTIAL", "PAID", "CANCELED", "PENDING"})
 _DECODER: Final = msgspec.json.Decoder(float_hook=_Number)
 _DECISIVE: Final = (b'"status"', b'"id"', b'"invoiceInformation"', b'"invoiceNumber"')
 """Names that decide what a reply means, as they are written."""
@@ -117,8 +123,12 @@ def _decode(body: bytes | None) -> dict[str, object] | None:
 
 def _is_ambiguous(body: bytes) -> bool:
     """Tell whether an object in a JSON text has a name twice: two readers would read two things."""
-    if b"\\u" not in body and all(body.count(name) <= 1 for name in _DECISIVE):
-        return False
+    if b"\\u" not in body:
+        for name in _DECISIVE:
+            if body.count(name) > 1:
+                break
+        else:
+            return False
 
     def refuse_repeated(pairs: list[tuple[str, object]]) -> None:
         if len({name for name, _ in pairs}) < len(pairs):
@@ -136,6 +146,7 @@ def _invoice(fields: dict[str, object]) -> Invoice:
     information = _object(fields.get("invoiceInformation"))
     currency = amounts.get("currency")
     submitted_at = fields.get("submitTimeUtc")
+    history = fields.get("invoiceHistory")
     return Invoice(
         id=_id(fields.get("id")),
         number=_id(information.get("invoiceNumber")),
@@ -144,10 +155,8 @@ def _invoice(fields: dict[str, object]) -> Invoice:
         balance=_amount(amounts.get("balanceAmount")),
         due_date=_date(information.get("dueDate")),
         currency=currency if isinstance(currency, str) and _CURRENCY.fullmatch(currency) else None,
-        submitted_at=submitted_at
-        if isinstance(submitted_at, str) and _utc_s(submitted_at) is not None
-        else None,
-        canceled_at=max(_cancel_dates(fields.get("invoiceHistory")), default=None),
+        submitted_at=submitted_at if isinstance(submitted_at, str) and _is_utc(submitted_at) else None,
+        canceled_at=max(_cancel_dates(history), default=None) if isinstance(history, list) else None,
     )
 
 
@@ -167,6 +176,8 @@ def _id(value: object) -> str | None:
 def _status(value: object) -> str | None:
     if not isinstance(value, str) or isinstance(value, _Number) or not value:
         return None
+    if value in _LISTED_STATUSES:
+        return value
     # A character is replaced, never dropped: damaged text must not turn into a status that is listed.
     return _masked("".join(char if char.isprintable() else "\ufffd" for char in value[:_MAX_TEXT]))
 
@@ -189,15 +200,20 @@ def _date(value: object) -> str | None:
     return str(value) if isinstance(value, str) and _ISO_DATE.fullmatch(value) else None
 
 
-def _cancel_dates(history: object) -> Iterator[float]:
+def _cancel_dates(history: list[object]) -> Iterator[float]:
     """Yield the dates of CANCEL events, Unix seconds."""
-    for entry in history if isinstance(history, list) else []:
+    for entry in history:
         event = {name.lower(): value for name, value in _object(entry).items()}
         date = event.get("date")
         if event.get("event") == "CANCEL" and isinstance(date, str):
             canceled_at = _utc_s(date)
             if canceled_at is not None:
                 yield canceled_at
+
+
+def _is_utc(text: str) -> bool:
+    """Tell whether a text is an RFC 3339 time in UTC."""
+    return _USUAL_RFC3339_UTC.fullmatch(text) is not None or _utc_s(text) is not None
 
 
 def _utc_s(text: str) -> float | None:
@@ -220,7 +236,10 @@ def _unix_s(*parts: str) -> float | None:
 
 
 def _retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
-    text = headers.get("Retry-After", "").strip()
+    text = headers.get("Retry-After")
+    if text is None:
+        return None
+    text = text.strip()
     if _SECONDS.fullmatch(text):
         return min(float(text), _MAX_RETRY_AFTER_S)
     until = parse_http_date(text)

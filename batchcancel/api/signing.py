@@ -11,14 +11,19 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any, ClassVar, Final, Protocol
+from functools import lru_cache
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
 
+from batchcancel.api.token_ids import new_token_id
+
 _TOKEN_LIFE_S: Final = 120
 """The longest that the service accepts: "never later than two minutes after iat"."""
 _PORT: Final = re.compile(r":\d+$")
+_GAP: Final = uuid4().hex
+"""Stands where a token's own id and target go; no text that comes from elsewhere holds it."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +107,16 @@ class Signer(Protocol):
         ...
 
 
+class _Frame(NamedTuple):
+    """What is the same in all tokens of one second for requests that differ in their target alone."""
+
+    made_for: tuple[int, str, str, bytes | None, str | None]
+    """Second, method, host, body and the response key's id."""
+    before_id: bytes
+    before_target: bytes
+    after_target: bytes
+
+
 class JwtSigner:
     """Sign with a JSON Web Token, version 2: one token a request, never reused.
 
@@ -119,7 +134,7 @@ class JwtSigner:
         *,
         key: Callable[[], JwtKey],
         response_key_id: Callable[[], str] | None = None,
-        new_jti: Callable[[], str] = lambda: str(uuid4()),
+        new_jti: Callable[[], str] = new_token_id,
     ) -> None:
         self._key = key
         self._response_key_id = response_key_id
@@ -129,6 +144,9 @@ class JwtSigner:
             "v-c-jwt-version": "2",
             "v-c-merchant-id": identity.merchant_id,
         }
+        # Each is replaced as a whole, so that threads may sign at the same time.
+        self._frame: _Frame | None = None
+        self._header: tuple[JwtKey, bytes] | None = None
 
     @property
     def is_slow(self) -> bool:
@@ -140,23 +158,50 @@ class JwtSigner:
     ) -> dict[str, str]:
         """Return ``Authorization`` with a fresh token; see ``Signer``."""
         key = self._key()
-        issued_at = int(now)
+        response_key_id = None if self._response_key_id is None else self._response_key_id()
+        made_for = (int(now), method, host, body, response_key_id)
+        frame = self._frame
+        if frame is None or frame.made_for != made_for:
+            frame = self._frame = self._framed(*made_for)
+        claims = b"".join(
+            (
+                frame.before_id,
+                msgspec.json.encode(self._new_jti()),
+                frame.before_target,
+                msgspec.json.encode(target),
+                frame.after_target,
+            )
+        )
+        signed = self._header_of(key) + _base64url(claims)
+        token = signed + b"." + _base64url(key.sign(signed))
+        return {"Authorization": "Bearer " + token.decode("ascii")}
+
+    def _framed(
+        self, issued_at: int, method: str, host: str, body: bytes | None, response_key_id: str | None
+    ) -> _Frame:
+        """Serialise the claims with gaps for the id and the target."""
         claims = self._constant_claims | {
             "exp": issued_at + _TOKEN_LIFE_S,
             "iat": issued_at,
-            "jti": self._new_jti(),
+            "jti": _GAP,
             "request-host": _PORT.sub("", host),
             "request-method": method,
-            "request-resource-path": target,
+            "request-resource-path": _GAP,
         }
         if body is not None:
             claims |= {"digest": _digest(body), "digestAlgorithm": "SHA-256"}
-        if self._response_key_id is not None:
-            claims["v-c-response-mle-kid"] = self._response_key_id()
-        header = _compact({"alg": key.algorithm, "kid": key.key_id, "typ": "JWT"})
-        signed = _base64url(header) + b"." + _base64url(_compact(claims))
-        token = signed + b"." + _base64url(key.sign(signed))
-        return {"Authorization": f"Bearer {token.decode('ascii')}"}
+        if response_key_id is not None:
+            claims["v-c-response-mle-kid"] = response_key_id
+        parts = _compact(claims).split(msgspec.json.encode(_GAP))
+        return _Frame((issued_at, method, host, body, response_key_id), *parts)
+
+    def _header_of(self, key: JwtKey) -> bytes:
+        """Return the token's first part, its full stop included."""
+        header = self._header
+        if header is None or header[0] is not key:
+            fields: dict[str, str | int] = {"alg": key.algorithm, "kid": key.key_id, "typ": "JWT"}
+            header = self._header = (key, _base64url(_compact(fields)) + b".")
+        return header[1]
 
 
 class HttpSignatureSigner:
@@ -178,7 +223,7 @@ class HttpSignatureSigner:
     ) -> dict[str, str]:
         """Return ``Date``, ``Digest`` if there is a body, merchant and ``Signature``; see ``Signer``."""
         key = self._key()
-        date = formatdate(int(now), usegmt=True)
+        date = _http_date(int(now))
         signed = {"host": host, "date": date, "request-target": f"{method.lower()} {target}"}
         sent = {"Date": date}
         if body is not None:
@@ -195,6 +240,11 @@ class HttpSignatureSigner:
         return sent
 
 
+@lru_cache(maxsize=1)
+def _http_date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
+
+
 def _compact(fields: dict[str, str | int]) -> bytes:
     """Return compact JSON with sorted keys, as the official SDK serialises tokens."""
     return msgspec.json.encode(fields, order="sorted")
@@ -204,5 +254,6 @@ def _base64url(data: bytes) -> bytes:
     return urlsafe_b64encode(data).rstrip(b"=")
 
 
+@lru_cache(maxsize=1)  # nearly every body is the same one
 def _digest(body: bytes) -> str:
     return b64encode(hashlib.sha256(body).digest()).decode("ascii")

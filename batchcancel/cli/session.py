@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -49,23 +49,39 @@ def run_job(settings: Settings) -> int:
         Interrupted: A signal came before anything was sent.
     """
     page = _checked_page(settings)
+    received: list[int] = []
     with _signals_raise(), _collected_seldom():
-        code, is_interrupted, has_ledger = asyncio.run(_run_job(settings))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            try:
+                code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
+            except asyncio.CancelledError:
+                if not received:
+                    raise
+                raise Interrupted(received[0]) from None
         if page is not None and has_ledger:
             _write_page(settings.ledger, page, is_interrupted=is_interrupted)
         return code
 
 
-async def _run_job(settings: Settings) -> tuple[int, bool, bool]:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop that is installed; None for Python's own."""
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415 - it may not be there
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool, bool]:
     """Return the exit code, whether a signal ended the run, and whether it wrote into the ledger."""
-    with closing(_open_log(settings)) as log:
+    with _signals_cancel(before_run), closing(_open_log(settings)) as log:
         watchers = Broadcast(log)
         async with Job(settings, on_event=watchers) as job:
             if job.has_rows:
                 _say_what_is_ahead(job)
                 _say_what_expires(job)
                 _say_what_is_torn(job)
-                _confirm(job)
+                await _confirm(job)
             async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
                 watchers.add(progress)
                 with _signals_stop(job) as received:
@@ -165,7 +181,7 @@ def _say_what_is_torn(job: Job) -> None:
         )
 
 
-def _confirm(job: Job) -> None:
+async def _confirm(job: Job) -> None:
     """Have a person type the number of invoices, where that is asked for.
 
     Raises:
@@ -181,7 +197,18 @@ def _confirm(job: Job) -> None:
     ):
         say("Canceling can't be undone.", fg="yellow")
         click.echo(f"Type the number of invoices ({count}) to go on: ", nl=False, err=True)
-        check_typed_count(sys.stdin.readline(), expected=count)
+        check_typed_count(await _typed_line(), expected=count)
+
+
+async def _typed_line() -> str:
+    """Return the next line from the terminal; a signal ends the wait for it."""
+    loop, descriptor, has_come = asyncio.get_running_loop(), sys.stdin.fileno(), asyncio.Event()
+    loop.add_reader(descriptor, has_come.set)
+    try:
+        await has_come.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return sys.stdin.readline()
 
 
 @contextmanager
@@ -202,7 +229,7 @@ def _collected_seldom() -> Iterator[None]:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Make each signal that ends a run raise; one that is ignored (nohup) stays ignored."""
+    """Make each signal that ends a run raise while no loop runs; one that is ignored (nohup) stays so."""
 
     def interrupt(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -216,6 +243,33 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for signum, handler in previous.items():
             if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, handler)
+
+
+@contextmanager
+def _signals_cancel(received: list[int]) -> Iterator[None]:
+    """Make the first signal cancel this task, until ``_signals_stop`` takes over; collect those that came.
+
+    A handler that raises would do so anywhere in the event loop's own work, too: what a thread has done
+    might then never be told, and the run would wait for it without an end.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine asks
+
+    def cancel(signum: int) -> None:
+        if not received:
+            task.cancel()
+        received.append(signum)
+
+    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    for signum, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            loop.add_signal_handler(signum, cancel, signum)
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            if loop.remove_signal_handler(signum):
                 signal.signal(signum, handler)
 
 

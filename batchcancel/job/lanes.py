@@ -70,7 +70,6 @@ def build_fleet(
             ),
             pace=pace,
             sink=opened.ledger,
-            standing_of=opened.selection.standing_of,
             workers=max(1, min(options.concurrency, to_ask)),
             exposure=exposure if is_alone else Turnstile(exposure),
             entrance=entrance,

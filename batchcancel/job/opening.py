@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
 from batchcancel.errors import LedgerMismatchError
 from batchcancel.gates import check_count, check_free_space
-from batchcancel.job.selection import Selection
+from batchcancel.job.selection import standing_of
 from batchcancel.ledger import History, Ledger
 from batchcancel.manifest import (
     Check,
@@ -33,7 +34,6 @@ class Opened(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     manifest: Manifest
     check: Check
-    selection: Selection
     max_in_doubt: int
     """Invoices that may wait while the service may have acted on them."""
 
@@ -66,8 +66,12 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
     excluded: frozenset[str] = frozenset()
     if options.exclude is not None:
         excluded = await read_excluded_ids(options.exclude, encoding=options.encoding, spool_dir=folder)
-    selection = Selection(ledger.history, retry_errors=options.retry_errors, excluded=excluded)
-    check = await manifest.check(standing_of=selection.standing_of)
+    check = await manifest.check(
+        standing_of=partial(standing_of, options.retry_errors),
+        reasons=ledger.history.reasons,
+        excluded=excluded,
+    )
+    ledger.history.reasons.close()  # every row knows now where its invoice stands
     check_count(check.distinct, settings.expect_count)
     space = os.statvfs(settings.ledger.resolve().parent)  # a link may lead to another file system
     if space.f_blocks:  # some file systems don't tell
@@ -83,7 +87,6 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
         ledger=ledger,
         manifest=manifest,
         check=check,
-        selection=selection,
         max_in_doubt=_MOST_REPEATED - options.concurrency - max_pending,
     )
 

@@ -43,18 +43,25 @@ class LedgerFile:
     ``size`` and ``sha256`` always describe the durable bytes that this process vouches for.
     """
 
-    def __init__(self, path: Path, fd: int, *, created: bool, disk: Disk) -> None:
+    def __init__(
+        self, path: Path, fd: int, *, created: bool, disk: Disk, is_given_up: Callable[[], bool]
+    ) -> None:
         self.path = path
         self.created = created
-        self.history: History = recover(fd, path)
+        self.history: History = recover(fd, path, is_given_up=is_given_up)
         self.size = self.history.good_size
         self.sha256 = self.history.sha256.copy()
         self._fd = fd
         self._disk = disk
 
     @classmethod
-    def open(cls, path: Path, disk: Disk) -> Self:
+    def open(cls, path: Path, disk: Disk, is_given_up: Callable[[], bool] = lambda: False) -> Self:
         """Open or create the ledger, lock it and read it. Writes nothing.
+
+        Args:
+            path: The ledger; its folder has to exist.
+            disk: The calls that reach the disk.
+            is_given_up: Whether nobody waits any more; asked while it is read.
 
         Raises:
             LedgerInUseError: Another run holds the lock.
@@ -65,7 +72,7 @@ class LedgerFile:
             try:
                 fd, created = _open_or_create(path)
                 if fd is not None and _lock(fd, path):
-                    return cls._recovered(path, fd, created=created, disk=disk)
+                    return cls._recovered(path, fd, created=created, disk=disk, is_given_up=is_given_up)
             except OSError as exc:
                 raise LedgerWriteError(
                     f"The ledger {path} can't be opened: {exc.strerror}. Its folder has to exist and be "
@@ -77,9 +84,11 @@ class LedgerFile:
         )
 
     @classmethod
-    def _recovered(cls, path: Path, fd: int, *, created: bool, disk: Disk) -> Self:
+    def _recovered(
+        cls, path: Path, fd: int, *, created: bool, disk: Disk, is_given_up: Callable[[], bool]
+    ) -> Self:
         try:
-            return cls(path, fd, created=created, disk=disk)
+            return cls(path, fd, created=created, disk=disk, is_given_up=is_given_up)
         except BaseException:
             _close(fd, path, created=created)
             raise
@@ -133,6 +142,7 @@ class LedgerFile:
     def close(self) -> None:
         """Unlock and close. An empty file that this process made is removed: no run, no trace."""
         _close(self._fd, self.path, created=self.created)
+        self.history.reasons.close()
 
     def _check_place(self) -> None:
         try:

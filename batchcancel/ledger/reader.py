@@ -7,7 +7,7 @@ Three rules decide what a bad line means, and none of them loses a good one:
 * A bad line that a good one follows is damage. Nothing is cut; a person has to look.
 * A file that holds no good line and does not begin like a ledger is somebody else's file.
 
-Memory is one block and one line; recovery adds a digest of 16 bytes and a reason for each invoice.
+Memory is one block, one line, and what ``buckets`` holds of the answers.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import fcntl
 import os
 import shlex
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import blake2b, sha256
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
+from batchcancel.buckets import Buckets
+from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, LedgerWriteError
 from batchcancel.ledger.record import (
     MAX_LINE_BYTES,
     RUN_START,
@@ -35,7 +36,7 @@ from batchcancel.ledger.record import (
     SkipRecord,
     decode,
 )
-from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key
+from batchcancel.model import REASONS, Reason, Result, Skip, SkipReason, invoice_key, key_digest
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # a name of the type stubs only
@@ -53,7 +54,6 @@ __all__ = [
     "check_beginning",
     "digest_of",
     "digest_of_excluded",
-    "digest_of_key",
     "is_being_written",
     "opened",
     "read_lines",
@@ -62,6 +62,9 @@ __all__ = [
 ]
 
 _BLOCK_BYTES: Final = 1024 * 1024
+_LINES_AT_ONCE: Final = 4096
+"""Lines between two looks at whether anybody still waits."""
+_PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
 
 
 class Line(Struct, frozen=True):
@@ -97,8 +100,9 @@ class History(Struct, frozen=True, kw_only=True):
     tail: Tail | None
     sha256: _Hash
     """State over the good bytes; copy it before going on."""
-    reasons: dict[bytes, Reason]
-    """The latest reason by digest of the invoice's key (``model.invoice_key``)."""
+    reasons: Buckets
+    """Of every result the digest of its invoice's key (``model.key_digest``) and the place of its reason
+    in ``model.REASONS``, in the order of the file: the latest one of an invoice is its answer."""
 
     @property
     def first_started_at(self) -> str | None:
@@ -114,10 +118,6 @@ class History(Struct, frozen=True, kw_only=True):
     def merchant_id(self) -> str | None:
         """The one merchant or portfolio of all runs; None if the ledger is empty."""
         return None if self.first_run is None else self.first_run.merchant_id
-
-    def latest_reason(self, key: str) -> Reason | None:
-        """Return the reason of an invoice's latest result row by its key, None if it has none."""
-        return self.reasons.get(digest_of_key(key))
 
 
 @contextmanager
@@ -163,29 +163,35 @@ def is_being_written(fd: int, *, size_read: int) -> bool:
     return os.fstat(fd).st_size != size_read
 
 
-def recover(fd: int, path: Path) -> History:
+def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: False) -> History:
     """Read a whole ledger and check every line. Blocks; writes nothing and moves no file position.
 
     Args:
         fd: An open, readable, regular file.
         path: Its name, for messages.
+        is_given_up: Asked every few thousand lines; once it says so, nobody waits any more.
 
     Returns:
-        What the ledger knows, and where its tail begins.
+        What the ledger knows, and where its tail begins. Its ``reasons`` are the caller's to close.
 
     Raises:
         LedgerMismatchError: The file is no ledger, or a newer version wrote it.
         LedgerDamagedError: A bad line is followed by a good one, or the runs are of different
             environments or merchants.
-        LedgerFaultError: The file can't be read.
+        LedgerFaultError: The file can't be read, or it was given up.
+        LedgerWriteError: There is no room beside it to sort so many results.
     """
-    reasons: dict[bytes, Reason] = {}
     hasher = sha256()
     good = GoodRecords(fd, path)
-    for line, record in good:
-        if isinstance(record, ResultRecord):
-            reasons[digest_of(record)] = record.reason
-        hasher.update(line.data + b"\n")
+    with ExitStack() as stack:
+        reasons = stack.enter_context(closing(Buckets(path.parent)))
+        for line, record in good:
+            if not line.number % _LINES_AT_ONCE and is_given_up():
+                raise LedgerFaultError(f"The reading of {path} was given up.")
+            if isinstance(record, ResultRecord):
+                _keep(record, reasons, path)
+            hasher.update(line.data + b"\n")
+        stack.pop_all()
     return History(
         first_run=good.first_run, good_size=good.good_size, tail=good.tail, sha256=hasher, reasons=reasons
     )
@@ -304,14 +310,14 @@ def digest_of(result: Result) -> bytes:
         valid=result.reason is not Reason.INVALID_ID,
         merchant_id=result.merchant_id or None,
     )
-    return digest_of_key(key)
+    return key_digest(key)
 
 
 def digest_of_excluded(skip: Skip) -> bytes | None:
     """Return what stands for the invoice of a row that is never to be touched; None for other skips."""
     if skip.why is not SkipReason.EXCLUDED:
         return None
-    return digest_of_key(invoice_key(skip.invoice_id, valid=True, merchant_id=skip.merchant_id or None))
+    return key_digest(invoice_key(skip.invoice_id, valid=True, merchant_id=skip.merchant_id or None))
 
 
 def read_lines(fd: int) -> Iterator[Line]:
@@ -336,6 +342,16 @@ def read_lines(fd: int) -> Iterator[Line]:
             held += rest
     if size_bytes:
         yield Line(number, offset, size_bytes, held, whole=False)
+
+
+def _keep(record: ResultRecord, reasons: Buckets, path: Path) -> None:
+    try:
+        reasons.add(digest_of(record), _PLACES[record.reason])
+    except OSError as exc:
+        raise LedgerWriteError(
+            f"So many results are sorted in a file beside {path}, and that failed: {exc.strerror}. Nothing "
+            "was sent. It takes room there and the right to write; run again then."
+        ) from exc
 
 
 def _decode(line: Line, path: Path) -> Record | None:
@@ -369,9 +385,3 @@ def _damaged(path: Path, line: Line, what: str) -> LedgerDamagedError:
 
 def _unreadable(path: Path, exc: OSError) -> LedgerFaultError:
     return LedgerFaultError(f"{path} can't be read: {exc.strerror}. Copy it elsewhere first.")
-
-
-def digest_of_key(key: str) -> bytes:
-    """Return what stands for an invoice by its key (``model.invoice_key``), in 16 bytes."""
-    # Lone surrogates become question marks here as they do in a record.
-    return blake2b(key.encode(errors="replace"), digest_size=16).digest()

@@ -8,6 +8,7 @@ many invoices can be asked twice after a crash.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -96,12 +97,15 @@ class Ledger:
             LedgerDamagedError: It is damaged before its end.
             LedgerFaultError: It can't be opened or read.
 
-        Cancellation is raised once the file is closed again.
+        Cancellation gives the reading up and is raised once the file is closed again.
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        opening = asyncio.get_running_loop().run_in_executor(thread, LedgerFile.open, path, disk)
+        given_up = threading.Event()
+        opening = asyncio.get_running_loop().run_in_executor(
+            thread, LedgerFile.open, path, disk, given_up.is_set
+        )
         try:
-            file = await _settled(opening)
+            file = await _settled(opening, on_cancel=given_up.set)
         except BaseException:
             thread.shutdown()
             if not opening.cancelled() and opening.exception() is None:
@@ -280,11 +284,12 @@ class Ledger:
         return await _settled(asyncio.get_running_loop().run_in_executor(self._thread, call))
 
 
-async def _settled(work: asyncio.Future[T]) -> T:
-    """Await work that can't be called off; a cancellation is raised only once it is done."""
+async def _settled(work: asyncio.Future[T], *, on_cancel: Callable[[], object] = lambda: None) -> T:
+    """Await work that can't be called off, only told; a cancellation is raised only once it is done."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        on_cancel()
         while not work.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])

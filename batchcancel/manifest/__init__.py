@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from batchcancel.manifest.exclusion import read_excluded_ids
 from batchcancel.manifest.options import Format, ManifestOptions
-from batchcancel.manifest.passes import Check, Manifest, ManifestFile, open_manifest
+from batchcancel.manifest.passes import Manifest, open_manifest
+from batchcancel.manifest.survey import Check, ManifestFile
 
 __all__ = [
     "Check",

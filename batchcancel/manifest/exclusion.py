@@ -7,7 +7,6 @@ from pathlib import Path
 from batchcancel.errors import ManifestError
 from batchcancel.manifest.options import STDIN, Format, ManifestOptions, is_named_by_format
 from batchcancel.manifest.passes import open_manifest
-from batchcancel.model import Standing
 
 
 async def read_excluded_ids(path: str, *, encoding: str, spool_dir: Path) -> frozenset[str]:
@@ -31,7 +30,7 @@ async def read_excluded_ids(path: str, *, encoding: str, spool_dir: Path) -> fro
         needs_usual_column=True,
     )
     async with open_manifest([path], options=options, spool_dir=spool_dir) as manifest:
-        await manifest.check(standing_of=lambda _: Standing.TO_ASK)
+        await manifest.check()
         ids: set[str] = set()
         async for row in manifest.rows():
             if not row.valid:

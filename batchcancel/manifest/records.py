@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
+from batchcancel.errors import ManifestError
 from batchcancel.manifest.columns import find_column, find_id_column, is_usual, refuse_suspect_header
 from batchcancel.manifest.ids import is_valid_id, recorded_text
 from batchcancel.manifest.options import Format, ManifestOptions, malformed
@@ -79,6 +80,7 @@ def _table(lines: Iterator[str], delimiter: str, options: ManifestOptions, *, na
         refuse_suspect_header(header, delimiter=delimiter, where=where)
     id_column = find_id_column(header, options.column, where=where, needs_usual=options.needs_usual_column)
     others = [(column, find_column(header, column, where=where)) for column in options.columns]
+    _refuse_id_for_merchant(others, id_column, options, where=where)
     width = len(header)
     for line, cells in rows:
         if len(cells) <= id_column:
@@ -153,7 +155,20 @@ def _choose_keys(
     keys: Sequence[str], options: ManifestOptions, *, where: str
 ) -> tuple[str, list[tuple[str, str]]]:
     id_key = keys[find_id_column(keys, options.column, where=where, needs_usual=options.needs_usual_column)]
-    return id_key, [(column, keys[find_column(keys, column, where=where)]) for column in options.columns]
+    others = [(column, keys[find_column(keys, column, where=where)]) for column in options.columns]
+    _refuse_id_for_merchant(others, id_key, options, where=where)
+    return id_key, others
+
+
+def _refuse_id_for_merchant(
+    others: Sequence[tuple[str, int | str]], id_column: int | str, options: ManifestOptions, *, where: str
+) -> None:
+    """Refuse the id's column as the merchant's: every row would be that of a merchant of its own."""
+    if (options.merchant_column, id_column) in others:
+        raise ManifestError(
+            f"{where}: {options.merchant_column!r} is the id's column, and can't say whose invoice a row is. "
+            "Name another with --merchant-column."
+        )
 
 
 def _is_repeated(text: str, key: str) -> bool:

@@ -31,6 +31,7 @@ from batchcancel.model.rows import (
     Tally,
 )
 from batchcancel.model.words import (
+    REASONS,
     MatchField,
     Outcome,
     Reason,
@@ -39,12 +40,13 @@ from batchcancel.model.words import (
     RunState,
     SkipReason,
     Standing,
-    id_of_key,
     invoice_key,
+    key_digest,
     utc_text,
 )
 
 __all__ = [
+    "REASONS",
     "ClockSet",
     "DecryptionFailed",
     "Event",
@@ -74,7 +76,7 @@ __all__ = [
     "StopRequested",
     "StoppedMerchant",
     "Tally",
-    "id_of_key",
     "invoice_key",
+    "key_digest",
     "utc_text",
 ]

@@ -11,7 +11,7 @@ from batchcancel.model.words import (
     ResolvedBy,
     RunState,
     SkipReason,
-    invoice_key,
+    Standing,
 )
 
 
@@ -36,11 +36,8 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """The columns that ``--keep`` asked to carry into the ledger."""
     match: dict[MatchField, str] | None = None
     """What ``--match`` says that the invoice has to be like, as read."""
-
-    @property
-    def key(self) -> str:
-        """What tells this row's invoice from others."""
-        return invoice_key(self.invoice_id, valid=self.valid, merchant_id=self.merchant_id)
+    standing: Standing = Standing.TO_ASK
+    """Where its invoice stands before the run; of no account where another row stands for this one."""
 
 
 class Result(Struct, frozen=True, kw_only=True):

@@ -30,13 +30,15 @@ from batchcancel.model import (
 class Log:
     """A listener that writes a line for each event that is important enough; see ``open_log``."""
 
-    def __init__(self, lines: _Lines, logger: Any) -> None:  # noqa: ANN401 - structlog's own type is Any
+    def __init__(self, lines: _Lines, logger: Any, *, tells_requests: bool) -> None:  # noqa: ANN401 - structlog's own type is Any
         self._lines = lines
         self._logger = logger
+        self._tells_requests = tells_requests
 
     def __call__(self, event: Event) -> None:
         """Write the event's line."""
-        _write(self._logger, event)
+        if self._tells_requests or not isinstance(event, RequestFinished):  # by far the most, rarely wanted
+            _write(self._logger, event)
 
     def close(self) -> None:
         """Close the log's file, if it has one; every line is in it already."""
@@ -68,7 +70,8 @@ def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         context_class=dict,
     )
-    return Log(lines, logger.bind())  # bound once: by itself it would be for every line, written or not
+    # Bound once: by itself it would be for every line, written or not.
+    return Log(lines, logger.bind(), tells_requests=level == "debug")
 
 
 class _Lines:

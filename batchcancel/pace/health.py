@@ -6,6 +6,8 @@ from typing import Final
 
 STREAK_FAILURES: Final = 10
 STREAK_S: Final = 2.0
+LONG_STREAK_FAILURES: Final = 50
+"""So many can hardly be the doing of single invoices any more, however fast they came."""
 
 
 class Health:
@@ -24,6 +26,8 @@ class Health:
         self._streak_began_at = now
         self._streak_sent_at = now
         """When the earliest request of the streak left."""
+        self._in_vain_since: float | None = None
+        """When the first request left that was in vain; None if none was since the last good reply."""
         self._outages: list[tuple[float, float]] = []
 
     def note_good(self, now: float, sent_at: float) -> bool:
@@ -36,15 +40,23 @@ class Health:
             return False
         self.last_good_at = now
         self._failures = 0
+        self._in_vain_since = None
         return True
 
     def note_accepted(self, sent_at: float) -> None:
         """Record an accepted request by the time at which it left."""
         self.last_accepted_sent_at = max(self.last_accepted_sent_at, sent_at)
 
+    def note_throttled(self, sent_at: float) -> None:
+        """Record a 429 by the time at which its request left."""
+        if self._in_vain_since is None:
+            self._in_vain_since = sent_at
+
     def note_failure(self, now: float, sent_at: float, what: str) -> None:
         """Record a transient failure, when its request left, and what it was."""
         self.last_failure = what
+        if self._in_vain_since is None:
+            self._in_vain_since = sent_at
         if not self._failures:
             self._streak_began_at, self._streak_sent_at = now, sent_at
         self._streak_sent_at = min(self._streak_sent_at, sent_at)
@@ -54,6 +66,11 @@ class Health:
     def is_undecided(self) -> bool:
         """Whether failures came since the last good reply and nobody knows yet what they mean."""
         return self._failures > 0
+
+    @property
+    def is_long_streak(self) -> bool:
+        """Whether it will surely be looked into, once it has lasted a while."""
+        return self._failures >= LONG_STREAK_FAILURES
 
     def streak_is_due_in_s(self, now: float) -> float:
         """Return how long the present streak has to last still before it is looked into."""
@@ -72,6 +89,11 @@ class Health:
     def end_streak(self) -> None:
         """Decide that the streak says nothing about the service: the failures count."""
         self._failures = 0
+
+    @property
+    def silent_since(self) -> float:
+        """Since when good replies are missing: from the last one, but not while nothing was asked."""
+        return max(self.last_good_at, self._in_vain_since or self.last_good_at)
 
     @property
     def outage_began_at(self) -> float:

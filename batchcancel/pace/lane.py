@@ -75,14 +75,22 @@ class Pace:
     @property
     def is_open(self) -> bool:
         """Whether a request might leave now, if its turn came."""
-        return self._gate.is_open
+        return self._gate.is_open and not self._health.is_long_streak
 
     async def wait_open(self) -> None:
         """Return once a request might leave.
 
+        In the middle of a long streak of failures none does: each would be one more in doubt, and keep
+        others from the service, until it is known what the streak means.
+
         Raises:
+            OutageTooLongError: The streak was an outage, and it lasted too long.
             RunStoppingError: The run is stopping and everyone waits.
         """
+        if self._health.is_long_streak:
+            await self.sleep(self._health.streak_is_due_in_s(self._clock()))
+            if self._health.is_long_streak:
+                await self._decide_streak()
         await self._gate.wait_open()
 
     def stop(self) -> None:
@@ -142,12 +150,15 @@ class Pace:
 
         Raises:
             CredentialsRefusedError: The key was refused twice.
-            OutageTooLongError: No reply came within the time for outages.
+            OutageTooLongError: No reply came within the time for outages, or another lane that shares the
+                quota was asked to wait longer than that.
             RunStoppingError: The run was stopped meanwhile; a read in flight is dropped, for it changes
                 nothing.
         """
         if self.is_stopping:
             raise RunStoppingError("the run is stopping before it has begun")
+        if self._quota.too_long is not None:
+            raise self._quota.too_long
         await self._gate.until_stop(self._greet())
 
     async def ask_key(self, *, since: float) -> None:
@@ -229,7 +240,7 @@ class Pace:
         await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
         if in_a_hurry and self.is_stopping:
             raise RunStoppingError("no new cancelation leaves")
-        if failure := self._too_long or self._key_refused:
+        if failure := self._too_long or self._quota.too_long or self._key_refused:
             raise failure
         return self._gate.is_open
 
@@ -250,6 +261,8 @@ class Pace:
             self._health.note_failure(now, sent_at, str(answer))
             return
         pause_s = self._quota.learn(answer, sent_at=sent_at)
+        if answer.is_throttled:
+            self._health.note_throttled(sent_at)
         if pause_s:
             self._pause(pause_s)
         if answer.is_server_error or answer.is_unreadable:
@@ -262,16 +275,18 @@ class Pace:
 
     def _pause(self, wait_s: float) -> None:
         """Make everyone wait as long as the service says, or stop where that is too long."""
-        if wait_s > self._outage_left_s():
-            self._too_long = OutageTooLongError(
-                f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
-                "The open rows stay open: run the same command again later."
-            )
-        else:
+        if wait_s <= self._outage_left_s():
             self._quota.pause(wait_s)
+            return
+        self._too_long = OutageTooLongError(
+            f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
+            "The open rows stay open: run the same command again later."
+        )
+        if wait_s > self._max_outage_s:  # nobody who shares the quota would wait that long
+            self._quota.too_long = self._too_long
 
     def _outage_left_s(self) -> float:
-        return self._max_outage_s - (self._clock() - self._health.last_good_at)
+        return self._max_outage_s - (self._clock() - self._health.silent_since)
 
     async def _decide_streak(self) -> None:
         """Find out what a streak of failures means, by one signed read while everyone waits."""
@@ -313,8 +328,8 @@ class Pace:
             reply = _word_of_service(await self._probe()) or await self._ride_out()
             if not reply.is_throttled:
                 return reply
-            if self._too_long is not None:
-                raise self._too_long
+            if failure := self._too_long or self._quota.too_long:
+                raise failure
             await self.sleep(self._quota.pause_left_s)
             if self.is_stopping:
                 raise RunStoppingError("the run is stopping with its key in doubt")
@@ -342,8 +357,9 @@ class Pace:
         """Remember for everyone that the key is refused."""
         self._key_refused = CredentialsRefusedError(
             f"The service refuses the key or the account (HTTP {reply.http_status} to a signed read). "
-            "Check the merchant id, the key id, the shared secret and that the key belongs to this "
-            "environment. The open rows stay open: run the same command again afterwards."
+            "Check the merchant id, the key id, the shared secret, that the key belongs to this environment "
+            "and, with a meta key, that its portfolio may act for the merchant. "
+            "The open rows stay open: run the same command again afterwards."
         )
         return self._key_refused
 

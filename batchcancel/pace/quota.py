@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from batchcancel.errors import OutageTooLongError
 from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted, Reply
 from batchcancel.pace.limiter import RateLimiter, Sleep
 from batchcancel.pace.throttle import Throttle
@@ -35,6 +36,8 @@ class Quota:
         self._within = within
         self._on_event = on_event
         self._resumes_at = float("-inf")
+        self.too_long: OutageTooLongError | None = None
+        """Why nobody may depart any more: a pause was asked for that is not endured."""
         self._paused_since: float | None = None
         """When a pause began whose end has not been told yet."""
 

@@ -21,7 +21,7 @@ from batchcancel.errors import (
 from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally
 from batchcancel.pace import Pace
 from batchcancel.pipeline.entrance import Entrance
-from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, precedence
+from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, cause_of, precedence
 
 OpenLane = Callable[[str | None, Callable[[Exception], None]], "Lane"]
 """Builds a merchant's lane, whose pipeline tells of each failure at once."""
@@ -84,6 +84,7 @@ class Fleet:
         self._lanes: dict[str | None, Lane] = {}
         self._room = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
         self._failures: list[Exception] = []
         self._stopped_for: str | None = None
         """Why everything stops; None as long as it does not."""
@@ -138,7 +139,7 @@ class Fleet:
     def fail(self, failure: Exception) -> None:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
-        self.stop(str(failure))
+        self.stop(cause_of(failure))
         for lane in self._lanes.values():
             lane.pipeline.fail(failure)
 
@@ -156,8 +157,7 @@ class Fleet:
         """
         self._spawn(self._feed(rows))
         try:
-            while self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._all_ended.wait()
         except asyncio.CancelledError:
             for task in self._tasks:
                 task.cancel()
@@ -177,7 +177,9 @@ class Fleet:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(failure := task.exception(), Exception):
             self._failures.append(failure)
-            self.stop(type(failure).__name__)
+            self.stop(cause_of(failure))
+        if not self._tasks:
+            self._all_ended.set()
 
     async def _feed(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Hand each row to its merchant's pipeline; when too many are ahead, wait."""
@@ -186,16 +188,21 @@ class Fleet:
             return
         try:
             async for row in rows:
-                lane = self._lane_of(row.merchant_id)
-                if lane.is_over:
-                    continue  # its merchant was stopped: the row stays open
-                await self._room.acquire()
                 if self._stopped_for is not None or self.is_at_limit:
                     return
-                lane.rows.put_nowait(row)
+                await self._hand_over(self._lane_of(row.merchant_id), row)
         finally:
             for lane in self._lanes.values():
                 lane.rows.put_nowait(None)
+
+    async def _hand_over(self, lane: Lane, row: ManifestRow) -> None:
+        if not lane.is_over:
+            await self._room.acquire()
+            if not lane.is_over:
+                lane.rows.put_nowait(row)
+                return
+            self._room.release()
+        lane.pipeline.pass_over(row)  # its merchant was stopped
 
     def _lane_of(self, merchant_id: str | None) -> Lane:
         lane = self._lanes.get(merchant_id)
@@ -222,8 +229,9 @@ class Fleet:
         finally:
             lane.is_over = True
             while not lane.rows.empty():
-                if lane.rows.get_nowait() is not None:
+                if (row := lane.rows.get_nowait()) is not None:
                     self._room.release()
+                    lane.pipeline.pass_over(row)
 
     async def _rows_of(self, lane: Lane) -> AsyncIterator[ManifestRow]:
         while (row := await lane.rows.get()) is not None:
@@ -240,9 +248,9 @@ class Fleet:
         """Stop everyone at once for what one pipeline has met, unless it is that merchant's own affair."""
         lane = self._lanes[merchant_id]
         if self._contain(lane, failure):
-            lane.stop(str(failure))
+            lane.stop(cause_of(failure))
         else:
-            self.stop(str(failure))
+            self.stop(cause_of(failure))
 
     def _contain(self, lane: Lane, failure: Exception) -> bool:
         """Tell whether a failure is one merchant's own affair, and note it if it is.

@@ -50,13 +50,12 @@ class Sink(Protocol):
 class Pipeline:
     """One pass of a merchant's rows through the service into the ledger."""
 
-    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a part of its own)
+    def __init__(
         self,
         *,
         retrier: Retrier,
         pace: Pace,
         sink: Sink,
-        standing_of: Callable[[str], Standing],
         workers: int,
         exposure: Exposure | Turnstile,
         entrance: Entrance,
@@ -69,7 +68,6 @@ class Pipeline:
             retrier: Brings one invoice to its end.
             pace: What the retrier sends through; told to stop.
             sink: Takes the rows.
-            standing_of: Where an invoice, by ``ManifestRow.key``, stands before this run.
             workers: Invoices that may be on their way at the same time, those that wait not counted.
             exposure: How many may be with the service; a turnstile where other pipelines share it.
             entrance: What has to hold while invoices are asked about; other pipelines may share it.
@@ -79,7 +77,6 @@ class Pipeline:
         self._retrier = retrier
         self._pace = pace
         self._sink = sink
-        self._standing_of = standing_of
         self._workers = workers
         self._exposure = exposure
         self._entrance = entrance
@@ -91,6 +88,7 @@ class Pipeline:
         """Done once the row is there that somebody is reading; None if nobody else waits for it."""
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
         self._stop_requested = asyncio.Event()
         self._failures: list[Exception] = []
         self._exhausted = False
@@ -122,6 +120,14 @@ class Pipeline:
             open=self._left_open + len(self._in_hand) + rows - self.rows_read,
         )
 
+    def pass_over(self, row: ManifestRow) -> None:
+        """Count a row that nobody is asked about any more: it has its answer already, or stays open."""
+        self.rows_read += 1
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
+            self._settled_earlier += 1
+        else:
+            self._left_open += 1
+
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, for at most ``DRAIN_S``."""
         if not self._stop_requested.is_set():
@@ -139,11 +145,10 @@ class Pipeline:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
         self._failures.append(failure)
         self._on_failure(failure)
-        why = str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
         if isinstance(failure, LedgerFaultError):
-            self.abort(why)
+            self.abort(cause_of(failure))
         else:
-            self.stop(why)
+            self.stop(cause_of(failure))
 
     async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Bring every row to its end, or to where a stop leaves it.
@@ -160,8 +165,7 @@ class Pipeline:
             self._spawn(self._work(rows))
         deadline = asyncio.create_task(self._enforce_drain())
         try:
-            while self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._all_ended.wait()
         except asyncio.CancelledError:
             self.abort("the run was cancelled")
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -185,6 +189,8 @@ class Pipeline:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(failure := task.exception(), Exception):
             self.fail(failure)
+        if not self._tasks:
+            self._all_ended.set()
 
     async def _enforce_drain(self) -> None:
         await self._stop_requested.wait()
@@ -233,13 +239,12 @@ class Pipeline:
 
     async def _admit(self, row: ManifestRow) -> Case | None:
         """Take an invoice in hand, if its row and the gates let it through."""
-        standing = None if row.duplicate_of is not None else self._standing_of(row.key)
-        if standing is Standing.SETTLED:
+        if row.duplicate_of is None and row.standing is Standing.SETTLED:
             self._settled_earlier += 1
             return None
-        case = self._retrier.open_case(row, is_in_doubt=standing is Standing.TO_LOOK_UP)
+        case = self._retrier.open_case(row, is_in_doubt=row.standing is Standing.TO_LOOK_UP)
         self._in_hand[case] = None
-        ending = unasked(row, standing)
+        ending = unasked(row)
         if ending is None:
             if await self._entrance.admit(case, stopping=self._stop_requested):
                 return case
@@ -258,14 +263,18 @@ class Pipeline:
 
     async def _ask(self, case: Case) -> Step:
         """Ask about an invoice until it is settled or has to wait, within what a kill may cost."""
-        if not self._pace.is_open:
-            try:
-                await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
-            except RunStoppingError:
-                return self._retrier.abandon(case)
-        came_at = self._clock()
-        await self._exposure.enter(case)
-        case.held_up_s += self._clock() - came_at
+        while True:
+            if not self._pace.is_open:
+                try:
+                    await self._pace.wait_open()  # without a place, which another merchant may use meanwhile
+                except RunStoppingError:
+                    return self._retrier.abandon(case)
+            came_at = self._clock()
+            await self._exposure.enter(case)
+            case.held_up_s += self._clock() - came_at
+            if self._pace.is_open:
+                break
+            await self._exposure.park(case)  # a pause has begun meanwhile
         try:
             step = await self._retrier.advance(case, on_departure=self._exposure.note_departure)
             if isinstance(step, Waiting):
@@ -309,6 +318,11 @@ class Pipeline:
         """Give every invoice that a stop caught in hand the ending that is known of it."""
         for case, ending in list(self._in_hand.items()):
             await self._close(case, ending or self._retrier.abandon(case))
+
+
+def cause_of(failure: Exception) -> str:
+    """Say why a failure stops a run; a defect's own words may hold what no log may."""
+    return str(failure) if isinstance(failure, BatchCancelError) else type(failure).__name__
 
 
 def precedence(failure: Exception) -> int:

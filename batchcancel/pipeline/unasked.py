@@ -8,16 +8,11 @@ from batchcancel.model import ManifestRow, Reason, Result, Skip, SkipReason, Sta
 from batchcancel.retry import LeftOpen, Settled
 
 
-def unasked(row: ManifestRow, standing: Standing | None) -> Settled | Skip | LeftOpen | None:
-    """Return how a row ends that no request is sent for; None if one is.
-
-    Args:
-        row: The row.
-        standing: Where its invoice stands; not asked for where another row stands for this one.
-    """
+def unasked(row: ManifestRow) -> Settled | Skip | LeftOpen | None:
+    """Return how a row ends that no request is sent for; None if one is."""
     if row.duplicate_of is not None:
         return _skip(row, SkipReason.DUPLICATE)
-    match standing:
+    match row.standing:
         case Standing.EXCLUDED:
             return _skip(row, SkipReason.EXCLUDED)
         case Standing.HELD_BACK:

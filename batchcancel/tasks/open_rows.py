@@ -28,13 +28,12 @@ from batchcancel.ledger.reader import (
     SkipRecord,
     digest_of,
     digest_of_excluded,
-    digest_of_key,
 )
 from batchcancel.manifest import Format, ManifestOptions
 from batchcancel.manifest.options import is_named_by_format, resolve_formats
 from batchcancel.manifest.records import read_records
 from batchcancel.manifest.source import Source
-from batchcancel.model import invoice_key
+from batchcancel.model import invoice_key, key_digest
 from batchcancel.report.files import check_target, writing
 from batchcancel.report.reading import Entry
 
@@ -199,7 +198,7 @@ class _Cutter:
                 yield None, self._encoded(lines[:size])
                 lines, head_is_due = lines[size:], False
             key = invoice_key(record.text, valid=record.valid, merchant_id=record.merchant_id)
-            yield digest_of_key(key), self._encoded(lines)
+            yield key_digest(key), self._encoded(lines)
         rest = self._encoded(self._lines)
         if head_is_due:
             yield None, rest

@@ -32,4 +32,5 @@ def test_thirty_kills_lose_nothing_and_write_nothing_wrong(
     assert (figures["kills"], figures["lost"], figures["wrong"], figures["twice"]) == (KILLS, 0, 0, 0)
     assert figures["share_in_flight"] >= 0.8
     assert figures["invoices"] > KILLS
+    assert 0 < figures["of_several_merchants"] < figures["manifests"]
     assert figures["most_repeated_in_one_kill"] <= 512

@@ -148,15 +148,54 @@ def test_a_refused_merchant_stops_only_its_own_rows(
 def test_who_was_stopped_is_listed_for_people(
     run_command: RunCommand, start_simulator: StartSimulator, tmp_path: Path
 ) -> None:
-    """Each with the number of its open invoices, and why."""
-    manifest = write_manifest(tmp_path, ("1", "north_shop"), ("2", "gone_shop"), ("3", "lost_shop"))
+    """Each by its name, the run's own merchant too, with the number of its open invoices, and why."""
+    rows = [("1", "north_shop"), ("2", "gone_shop"), ("3", "own_shop")]
     portfolio = serve(start_simulator)
-    done = run_command("run", manifest, *_COLUMN, *portfolio.simulator.flags, env=portfolio.env)
+    done = run_command(
+        "run",
+        write_manifest(tmp_path, *rows),
+        *_COLUMN,
+        *portfolio.simulator.flags,
+        env=portfolio.env | {"BATCHCANCEL_MERCHANT_ID": "own_shop"},
+    )
     assert done.returncode == 4, done.stderr
     assert "Stopped for 2 merchants, 2 rows left open." in done.stdout
-    assert re.search(r"merchants stopped\n    gone_shop  1 invoice left open\n", done.stdout)
-    assert "    lost_shop  1 invoice left open\n" in done.stdout
+    listed = re.search(r"merchants stopped\n((?:    \w+ +1 invoice left open\n)+)", done.stdout)
+    assert listed is not None, done.stdout
+    assert sorted(line.split()[0] for line in listed[1].splitlines()) == ["gone_shop", "own_shop"]
     assert "HTTP 403" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("--limit", "7"), 7),
+        (("--max-duration", "0.5", "--rate", "20"), 7),
+        (("--canary", "5"), 0),
+        (("--concurrency", "1"), 0),
+    ],
+    ids=["limit", "duration", "canary", "one at a time"],
+)
+def test_what_concerns_the_run_concerns_all_merchants(
+    flags: tuple[str, ...],
+    code: int,
+    run_command: RunCommand,
+    start_simulator: StartSimulator,
+    tmp_path: Path,
+) -> None:
+    """Where it stops as asked the rest stays open, and the next run cancels just that."""
+    rows = [(str(number), merchant) for merchant in _MERCHANTS for number in range(20)]
+    portfolio = serve(start_simulator)
+    run = ("run", str(write_manifest(tmp_path, *rows)), *_COLUMN, "--json", *portfolio.simulator.flags)
+    done = run_command(*run, *flags, env=portfolio.env)
+    assert done.returncode == code, done.stderr
+    canceled = portfolio.committed().total()
+    assert canceled < 60 if code else canceled == 60
+    assert canceled == 7 or "--limit" not in flags
+    assert json.loads(done.stdout)["open"] == 60 - canceled
+    again = run_command(*run, env=portfolio.env)
+    assert again.returncode == 0, again.stderr
+    assert portfolio.committed() == {(whose, one): 1 for one, whose in rows}
 
 
 def test_each_merchant_keeps_its_own_rate(

@@ -80,7 +80,9 @@ def _run(folder: Path, arguments: argparse.Namespace) -> Figures:
         for lane, share in enumerate(shares):
             chance = random.Random(f"{arguments.seed}-{lane}")  # noqa: S311 - has to be repeatable, not secret
             running.append(
-                threads.submit(run_lane, folder / f"lane-{lane}", kills=share, chance=chance, say=_say)
+                threads.submit(
+                    run_lane, folder / f"lane-{lane}", number=lane, kills=share, chance=chance, say=_say
+                )
             )
         for future in running:
             total.add(future.result())
@@ -96,7 +98,7 @@ def _table(figures: Figures, *, share: float, duration_s: float) -> str:
         "kills": f"{figures.kills:,}",
         "with a request in flight": f"{figures.with_request_in_flight:,} ({share:.1%})",
         "runs, the last of each manifest included": f"{figures.runs:,}",
-        "manifests": f"{figures.manifests:,}",
+        "manifests": f"{figures.manifests:,} ({figures.of_several_merchants:,} of several merchants)",
         "invoices": f"{figures.invoices:,}",
         "requests": f"{figures.requests:,}",
         "lost": f"{figures.lost:,}",

@@ -52,6 +52,7 @@ class Figures:
     with_request_in_flight: int = 0
     runs: int = 0
     manifests: int = 0
+    of_several_merchants: int = 0
     invoices: int = 0
     requests: int = 0
     lost: int = 0
@@ -73,7 +74,7 @@ class Figures:
 
 
 _SUMS: Final = (
-    *("kills", "with_request_in_flight", "runs", "manifests", "invoices", "requests"),
+    *("kills", "with_request_in_flight", "runs", "manifests", "of_several_merchants", "invoices", "requests"),
     *("lost", "wrong", "twice", "repeated"),
 )
 
@@ -81,24 +82,24 @@ _SUMS: Final = (
 class Audit:
     """Watches one ledger from its first run to its last."""
 
-    def __init__(self, invoice_ids: Iterable[str], figures: Figures, *, name: str) -> None:
+    def __init__(self, invoices: Iterable[str], figures: Figures, *, name: str) -> None:
         """Begin with an empty ledger.
 
         Args:
-            invoice_ids: What the manifest names, invalid ids too, each once.
+            invoices: What the manifest names, by ``evidence.name_of``, invalid ids too, each once.
             figures: Where everything is counted.
             name: Of this ledger, for messages.
         """
-        self.invoice_ids = frozenset(invoice_ids)
+        self.invoices = frozenset(invoices)
         self.settled: frozenset[str] = frozenset()
-        """Ids whose final row is in the file."""
+        """Those whose final row is in the file."""
         self._figures = figures
         self._name = name
         self._image = LedgerImage(good=b"", rows=(), faults=())
         self._committed: set[str] = set()
         self._unanswered: set[str] = set()
         self._suspended: tuple[frozenset[str], int] = frozenset(), 0
-        """After a kill: ids that may be asked a second time, and how many at most."""
+        """After a kill: those that may be asked a second time, and how many at most."""
 
     def note_process(self, requests: Sequence[Request], image: LedgerImage, kill: Kill | None) -> None:
         """Check what one process has done.
@@ -114,22 +115,22 @@ class Audit:
         self._check_repeats(requests)
         self._check_settled_stay_unasked(requests)
         self._check_look_ups_between(requests)
-        self._committed |= {request.invoice_id or "" for request in requests if request.committed}
-        self._unanswered = {request.invoice_id or "" for request in _posts(requests) if request.is_unanswered}
+        self._committed |= {request.invoice or "" for request in requests if request.committed}
+        self._unanswered = {request.invoice or "" for request in _posts(requests) if request.is_unanswered}
         self._check_file(image)
         self._check_rows(image.rows, requests)
         self._image = image
-        self.settled = frozenset(row.invoice_id for row in image.rows if row.is_final)
+        self.settled = frozenset(row.invoice for row in image.rows if row.is_final)
         if kill is not None:
             self._note_kill(requests, kill)
 
     def close(self) -> None:
         """Check that every invoice has its row, once its last run has come to an end."""
         self._figures.manifests += 1
-        self._figures.invoices += len(self.invoice_ids)
-        lost = self.invoice_ids - self.settled
+        self._figures.invoices += len(self.invoices)
+        lost = self.invoices - self.settled
         self._figures.lost += len(lost)
-        self.complain(f"{invoice_id} has no final row" for invoice_id in sorted(lost))
+        self.complain(f"{invoice} has no final row" for invoice in sorted(lost))
 
     def complain(self, complaints: Iterable[str]) -> None:
         """Record what must not be, in words."""
@@ -146,7 +147,7 @@ class Audit:
         """Count the POSTs that the kill before this process made it send a second time."""
         suspended, bound = self._suspended
         self._suspended = frozenset(), 0
-        repeated = len({request.invoice_id for request in _posts(requests)} & suspended)
+        repeated = len({request.invoice for request in _posts(requests)} & suspended)
         figures = self._figures
         figures.repeated += repeated
         if repeated > figures.most_repeated_in_one_kill:
@@ -156,22 +157,22 @@ class Audit:
 
     def _check_settled_stay_unasked(self, requests: Sequence[Request]) -> None:
         self.complain(
-            f"{request.operation} for {request.invoice_id}, whose final row was in the ledger already"
+            f"{request.operation} for {request.invoice}, whose final row was in the ledger already"
             for request in requests
-            if request.invoice_id in self.settled
+            if request.invoice in self.settled
         )
 
     def _check_look_ups_between(self, requests: Sequence[Request]) -> None:
         in_doubt: set[str] = set()
         for request in requests:
-            if request.invoice_id is None:
+            if request.invoice is None:
                 continue
             if request.operation == "get":
-                in_doubt.discard(request.invoice_id)
-            elif request.invoice_id in in_doubt:
-                self.complain([f"{request.invoice_id} was POSTed again without a look-up"])
+                in_doubt.discard(request.invoice)
+            elif request.invoice in in_doubt:
+                self.complain([f"{request.invoice} was POSTed again without a look-up"])
             elif request.is_unanswered or request.committed:
-                in_doubt.add(request.invoice_id)
+                in_doubt.add(request.invoice)
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -183,28 +184,28 @@ class Audit:
     def _check_rows(self, rows: Sequence[Row], requests: Sequence[Request]) -> None:
         """Check every row that this process has added."""
         added = [row for row in rows[len(self._image.rows) :] if row.is_final]
-        last_post_s = {request.invoice_id: request.at_s for request in _posts(requests)}
+        last_post_s = {request.invoice: request.at_s for request in _posts(requests)}
         for row in added:
-            if (row.outcome, row.reason) != self._truth(row.invoice_id):
+            if (row.outcome, row.reason) != self._truth(row.invoice):
                 self._figures.wrong += 1
-                self.complain([f"{row.invoice_id} is written {row.reason}, which the service denies"])
-            if last_post_s.get(row.invoice_id, 0.0) > row.at_s + _CLOCK_S:
-                self.complain([f"{row.invoice_id} was POSTed after its answer was known"])
-        counts = Counter(row.invoice_id for row in added)
+                self.complain([f"{row.invoice} is written {row.reason}, which the service denies"])
+            if last_post_s.get(row.invoice, 0.0) > row.at_s + _CLOCK_S:
+                self.complain([f"{row.invoice} was POSTed after its answer was known"])
+        counts = Counter(row.invoice for row in added)
         counts.update(counts.keys() & self.settled)
-        twice = [invoice_id for invoice_id, count in counts.items() if count > 1]
+        twice = [invoice for invoice, count in counts.items() if count > 1]
         self._figures.twice += len(twice)
-        self.complain(f"{invoice_id} has more than one final row" for invoice_id in twice)
+        self.complain(f"{invoice} has more than one final row" for invoice in twice)
 
-    def _truth(self, invoice_id: str) -> tuple[str, str]:
+    def _truth(self, invoice: str) -> tuple[str, str]:
         """Return outcome and reason by the service's own log."""
-        if invoice_id in self._committed:
+        if invoice in self._committed:
             return "canceled", "canceled"
-        if invoice_id.startswith("CANCELED-") and invoice_id in self._unanswered:
+        if invoice.startswith("CANCELED-") and invoice in self._unanswered:
             # Where a POST of the run itself was not answered, a look-up that says CANCELED is taken for
             # its doing (design, "The verdict").
             return "canceled", "canceled"
-        known = (truth for prefix, truth in _TRUTHS.items() if invoice_id.startswith(prefix))
+        known = (truth for prefix, truth in _TRUTHS.items() if invoice.startswith(prefix))
         return next(known, ("", ""))
 
     # --- a kill -------------------------------------------------------------------------------
@@ -212,19 +213,19 @@ class Audit:
     def _note_kill(self, requests: Sequence[Request], kill: Kill) -> None:
         by_invoice: defaultdict[str, list[Request]] = defaultdict(list)
         for request in requests:
-            if request.invoice_id is not None and request.invoice_id not in self.settled:
-                by_invoice[request.invoice_id].append(request)
+            if request.invoice is not None and request.invoice not in self.settled:
+                by_invoice[request.invoice].append(request)
         # Surely unanswered, or asked about and canceled, and the ledger doesn't know it.
         in_flight = any(
-            asked[-1].at_s + kill.latency_s > kill.after_s or invoice_id in self._committed
-            for invoice_id, asked in by_invoice.items()
+            asked[-1].at_s + kill.latency_s > kill.after_s or invoice in self._committed
+            for invoice, asked in by_invoice.items()
         )
         self._figures.kills += 1
         self._figures.with_request_in_flight += in_flight
         # An invoice that was looked up and found open would have been POSTed again without the kill too.
         suspended = frozenset(
-            invoice_id
-            for invoice_id, asked in by_invoice.items()
+            invoice
+            for invoice, asked in by_invoice.items()
             if any(request.committed for request in asked) or asked[-1].operation == "cancel"
         )
         fresh_s = kill.before_s - _GROUP_S - _WRITE_S - kill.latency_s - kill.jitter_s

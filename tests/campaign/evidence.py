@@ -15,6 +15,13 @@ _SEAL_BYTES: Final = len(',"crc":"00000000"}')
 _SPOILED: Final = frozenset({"truncated", "empty", "wrong_type", "html"})
 """Faults that leave a 2xx without a readable word."""
 _FINAL_ERRORS: Final = frozenset({"not_found", "invalid_id", "mismatch"})
+OWN_MERCHANT: Final = "campaign_merchant"
+"""Whose rows the ledger does not say whose they are."""
+
+
+def name_of(invoice_id: str, merchant_id: str) -> str:
+    """Return what tells an invoice from all others: the same id is another one at another merchant."""
+    return invoice_id if merchant_id == OWN_MERCHANT else f"{invoice_id} of {merchant_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +31,8 @@ class Request:
     at_s: float
     """When it arrived, Unix seconds on this machine's clock."""
     operation: str
-    invoice_id: str | None
+    invoice: str | None
+    """By ``name_of``."""
     http_status: int | None
     """None: the connection was reset instead."""
     committed: bool
@@ -43,7 +51,8 @@ class Request:
 class Row:
     """One ``result`` row of a ledger."""
 
-    invoice_id: str
+    invoice: str
+    """By ``name_of``."""
     outcome: str
     reason: str
     at_s: float
@@ -119,10 +128,11 @@ def _wrong_digests(lines: Iterable[bytes]) -> list[str]:
 
 
 def _request(line: dict[str, Any], clock_offset_s: float) -> Request:
+    invoice_id = line["invoice_id"]
     return Request(
         at_s=line["at"] - clock_offset_s,
         operation=line["operation"],
-        invoice_id=line["invoice_id"],
+        invoice=None if invoice_id is None else name_of(invoice_id, line["merchant_id"]),
         http_status=line["http_status"],
         committed=line["committed"],
         cause=line["cause"],
@@ -131,7 +141,7 @@ def _request(line: dict[str, Any], clock_offset_s: float) -> Request:
 
 def _row(record: dict[str, Any]) -> Row:
     return Row(
-        invoice_id=record["invoice_id"],
+        invoice=name_of(record["invoice_id"], record.get("merchant_id", OWN_MERCHANT)),
         outcome=record["outcome"],
         reason=record["reason"],
         at_s=datetime.fromisoformat(record["at"]).timestamp(),

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.campaign.audit import Audit, Figures, Kill
-from tests.campaign.evidence import Request, read_ledger, read_log
-from tests.campaign.scenario import SLOW_MS, Scenario, draw
+from tests.campaign.evidence import OWN_MERCHANT, Request, read_ledger, read_log
+from tests.campaign.scenario import MERCHANTS, SLOW_MS, Scenario, draw
 
 _COMMAND: Final = Path(sys.executable).parent / "batchcancel"
 _PASSED_ON: Final = re.compile(r"COVERAGE_.*|PATH|LANG|LC_.*|TMPDIR")
 _CREDENTIALS: Final = {
-    "BATCHCANCEL_MERCHANT_ID": "campaign_merchant",
+    "BATCHCANCEL_MERCHANT_ID": OWN_MERCHANT,
     "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
     "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
 }
@@ -44,7 +44,7 @@ class Place:
 
     @property
     def manifest(self) -> Path:
-        """The manifest, one column."""
+        """The manifest: the id, and whose it is."""
         return self.folder / "invoices.csv"
 
     @property
@@ -58,11 +58,16 @@ class Place:
         return self.folder / "service.log"
 
 
-def run_lane(folder: Path, *, kills: int, chance: random.Random, say: Callable[[str], None]) -> Figures:
+def run_lane(
+    folder: Path, *, number: int, kills: int, chance: random.Random, say: Callable[[str], None]
+) -> Figures:
     """Kill so many runs, let every manifest come to its end, and count.
+
+    Every second manifest has the invoices of several merchants.
 
     Args:
         folder: An empty folder; what proved wrong is left there.
+        number: Of this lane, from 0; those with an odd one begin with several merchants.
         kills: How many.
         chance: Where every choice comes from.
         say: Told how far it has come.
@@ -75,8 +80,10 @@ def run_lane(folder: Path, *, kills: int, chance: random.Random, say: Callable[[
         name = f"manifest {figures.manifests + 1} of {folder.name}"
         place = folder / f"{figures.manifests + 1:04d}"
         place.mkdir(parents=True)
-        scenario = draw(chance)
-        audit = Audit(scenario.invoice_ids, figures, name=name)
+        has_several = (figures.manifests + number) % 2 == 1
+        scenario = draw(chance, merchants=MERCHANTS if has_several else ())
+        figures.of_several_merchants += has_several
+        audit = Audit((line.name for line in scenario.lines), figures, name=name)
         most = min(kills, figures.kills + _MOST_KILLS_A_MANIFEST)
         with _simulator(place, scenario) as base_url:
             _work_off(Place(folder=place, base_url=base_url), scenario, audit, figures, most, chance)
@@ -92,14 +99,15 @@ def _work_off(
     place: Place, scenario: Scenario, audit: Audit, figures: Figures, kills: int, chance: random.Random
 ) -> None:
     """Run one manifest until it is done, killing until there have been so many kills in all."""
-    ids = list(scenario.invoice_ids)
+    lines = list(scenario.lines)
     position, ended = 0, False
     while not ended:
-        place.manifest.write_text("".join(f"{line}\n" for line in ("invoice_id", *ids, ids[0])), "utf-8")
+        rows = [("invoice_id", "merchant"), *lines, lines[0]]
+        place.manifest.write_text("".join(f"{','.join(row)}\n" for row in rows), "utf-8")
         kill = None
         with _started(place, scenario) as process:
             if figures.kills < kills and _wait_for_post(process, place.log, position):
-                left_s = len(audit.invoice_ids - audit.settled) / scenario.per_s
+                left_s = len(audit.invoices - audit.settled) / scenario.per_s
                 kill = _kill(process, scenario, chance.uniform(0, min(left_s, _LATEST_KILL_S)))
             if kill is None and not _ends(process):
                 audit.complain([f"a run did not end within {_MOST_S:.0f} s"])
@@ -109,7 +117,7 @@ def _work_off(
         if ended and process.returncode not in _DONE:
             audit.complain([f"a run ended with exit code {process.returncode}"])
         if chance.random() < 0.3:
-            chance.shuffle(ids)
+            chance.shuffle(lines)
     audit.close()
 
 
@@ -120,7 +128,7 @@ def _simulator(folder: Path, scenario: Scenario) -> Iterator[str]:
         (folder / "service.err").open("wb") as errors,
         subprocess.Popen(
             [_COMMAND, "sandbox", "--port", "0", "--log", folder / "service.log", *scenario.sandbox_flags],
-            env=_environment(folder),
+            env=_environment(folder, scenario),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -145,7 +153,7 @@ def _started(place: Place, scenario: Scenario) -> Iterator[subprocess.Popen[byte
         (place.folder / "run.err").open("ab") as errors,
         subprocess.Popen(
             [_COMMAND, "run", place.manifest, *target, *scenario.run_flags],
-            env=_environment(place.folder),
+            env=_environment(place.folder, scenario),
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -158,9 +166,10 @@ def _started(place: Place, scenario: Scenario) -> Iterator[subprocess.Popen[byte
             process.kill()
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, scenario: Scenario) -> dict[str, str]:
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
-    return passed_on | _CREDENTIALS | {"HOME": str(home)}
+    portfolio = {"BATCHCANCEL_PORTFOLIO_ID": "campaign_portfolio"} if scenario.merchants else {}
+    return passed_on | _CREDENTIALS | portfolio | {"HOME": str(home)}
 
 
 def _wait_for_post(process: subprocess.Popen[bytes], log: Path, position: int) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
+
+from tests.campaign.evidence import OWN_MERCHANT, name_of
 
 SLOW_MS: Final = 300
 """How much longer the reply to an invoice waits whose prefix says so."""
@@ -17,17 +20,34 @@ _ODD: Final = (
 )
 _ODD_SHARE: Final = 0.4
 _CONCURRENCIES: Final = (1, 2, 4, 8, 16, 16, 32, 64, 128, 256, 500)
+MERCHANTS: Final = (OWN_MERCHANT, "north_shop", "south_shop")
+
+
+class Line(NamedTuple):
+    """One line of a manifest."""
+
+    invoice_id: str
+    merchant_id: str = OWN_MERCHANT
+
+    @property
+    def name(self) -> str:
+        """What tells its invoice from all others."""
+        return name_of(self.invoice_id, self.merchant_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What is run until it is done."""
 
-    invoice_ids: tuple[str, ...]
+    lines: tuple[Line, ...]
     """Each once, in the order of the manifest."""
+    merchants: tuple[str, ...]
+    """For whom a portfolio signs; empty where the run's own merchant does, for itself."""
     concurrency: int
     rate: int | None
     """Requests a second; None: no limit."""
+    rate_per_merchant: int | None
+    """Likewise, for each."""
     latency_ms: int
     jitter_ms: int
     fault_share: float
@@ -47,7 +67,10 @@ class Scenario:
     def run_flags(self) -> list[str]:
         """Return the flags of ``run``."""
         rate = [] if self.rate is None else ["--rate", str(self.rate)]
-        return ["--concurrency", str(self.concurrency), *rate, "--progress", "none", "--log-level", "error"]
+        rate += [] if self.rate_per_merchant is None else ["--rate-per-merchant", str(self.rate_per_merchant)]
+        column = ["--merchant-column", "merchant"] if self.merchants else []
+        quiet = ["--progress", "none", "--log-level", "error"]
+        return ["--concurrency", str(self.concurrency), *rate, *column, *quiet]
 
     @property
     def sandbox_flags(self) -> list[str]:
@@ -62,17 +85,25 @@ class Scenario:
             "--clock-offset-s": self.clock_offset_s,
             "--seed": self.seed,
         }
-        return [text for flag, number in numbers.items() for text in (flag, str(number))]
+        named = [text for merchant in self.merchants for text in ("--merchant", merchant)]
+        return [*named, *(text for flag, number in numbers.items() for text in (flag, str(number)))]
 
 
-def draw(chance: random.Random) -> Scenario:
-    """Draw a scenario that takes some seconds of uninterrupted work."""
+def draw(chance: random.Random, *, merchants: Sequence[str] = ()) -> Scenario:
+    """Draw a scenario that takes some seconds of uninterrupted work.
+
+    Args:
+        chance: Where every choice comes from.
+        merchants: Whose invoices a portfolio cancels; empty for those of the run's own merchant.
+    """
     concurrency = chance.choice(_CONCURRENCIES)
     rate = chance.choice((None, None, None, 100, 200))
     plan = Scenario(
-        invoice_ids=(),
+        lines=(),
+        merchants=tuple(merchants),
         concurrency=concurrency,
         rate=None if rate is None or concurrency < 8 else rate,
+        rate_per_merchant=chance.choice((None, 100)) if merchants and concurrency >= 8 else None,
         # Few requests without latency would leave nothing in flight between two of them.
         latency_ms=chance.choice((5, 10, 20, 40, 80) if rate is None and concurrency > 8 else (40, 80)),
         jitter_ms=chance.choice((0, 10, 40)),
@@ -81,9 +112,14 @@ def draw(chance: random.Random) -> Scenario:
         seed=chance.randrange(2**31),
     )
     count = max(30, round(plan.per_s * chance.uniform(1.5, 6)))
-    ids = [_draw_id(chance, number) for number in range(count)]
     # At the head, since it takes two seconds: nobody should have to wait for it at the end.
-    return replace(plan, invoice_ids=("PENDING-PAID-0", *ids))
+    lines = [Line("PENDING-PAID-0")]
+    while len(lines) <= count:
+        invoice_id = _draw_id(chance, len(lines))
+        # Often the same id is an invoice of several merchants.
+        owners = chance.sample(merchants, chance.randint(1, len(merchants))) if merchants else [OWN_MERCHANT]
+        lines += [Line(invoice_id, owner) for owner in owners]
+    return replace(plan, lines=tuple(lines))
 
 
 def _draw_id(chance: random.Random, number: int) -> str:

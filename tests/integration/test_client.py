@@ -84,29 +84,35 @@ async def _answer(_: web.Request) -> web.Response:
     [
         (RequestKind.CANCEL, "2675", "POST", "/invoicing/v2/invoices/2675/cancelation"),
         (RequestKind.LOOK_UP, "2675", "GET", "/invoicing/v2/invoices/2675"),
-        (RequestKind.PROBE, None, "GET", "/invoicing/v2/invoices?limit=1&offset=0"),
+        (RequestKind.PROBE, None, "GET", "/invoicing/v2/invoices?offset=0&limit=1"),
     ],
     ids=["cancel", "look-up", "probe"],
 )
 @pytest.mark.parametrize("http_status", [200, 302, 400, 404, 429, 500, 502])
 async def test_reply_of_any_status_comes_back(
-    *,
-    run: _Run,
-    mocked_http: aioresponses,
-    kind: RequestKind,
-    invoice_id: str | None,
-    method: str,
-    target: str,
-    http_status: int,
+    *, run: _Run, kind: RequestKind, invoice_id: str | None, method: str, target: str, http_status: int
 ) -> None:
     """No status is an exception; the verdict decides."""
-    mocked_http.add(_HOST + target, method, status=http_status, payload={"status": "X"})
-    async with run.client(_HOST) as client:
+    asked = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append((request.method, request.raw_path))
+        return web.json_response({"status": "X"}, status=http_status)
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
         reply = await client.send(kind, invoice_id)
     assert reply.http_status == http_status
     assert reply.is_object
     assert reply.invoice == Invoice(status="X")
-    assert [len(calls) for calls in mocked_http.requests.values()] == [1]
+    assert asked == [(method, target)]
+
+
+@pytest.mark.parametrize("kind", RequestKind)
+async def test_no_session_has_a_say(run: _Run, mocked_http: aioresponses, kind: RequestKind) -> None:
+    """Where every session of aiohttp refuses to send, requests leave: no cookies, redirects or repeats."""
+    async with _serve(_answer) as base_url, run.client(base_url) as client:
+        assert (await client.send(kind, "1")).is_object
+    assert not mocked_http.requests
 
 
 async def test_request_is_sent_as_it_is_signed(run: _Run) -> None:
@@ -240,19 +246,14 @@ async def test_host_without_an_address_gets_nothing(run: _Run) -> None:
     ],
 )
 async def test_probe_and_401_set_the_clock(
-    *, run: _Run, mocked_http: aioresponses, kind: RequestKind, http_status: int, is_set: bool
+    *, run: _Run, kind: RequestKind, http_status: int, is_set: bool
 ) -> None:
     """Only these replies' Date headers are trusted to date the next request."""
-    targets = {
-        RequestKind.PROBE: ("GET", "?limit=1&offset=0"),
-        RequestKind.LOOK_UP: ("GET", "/1"),
-        RequestKind.CANCEL: ("POST", "/1/cancelation"),
-    }
-    method, end = targets[kind]
-    mocked_http.add(
-        f"{_HOST}/invoicing/v2/invoices{end}", method, status=http_status, headers={"Date": _DATE}
-    )
-    async with run.client(_HOST) as client:
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({}, status=http_status, headers={"Date": _DATE})
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
         await client.send(kind, "1")
     assert run.clock.offset_s == (600.0 if is_set else 0.0)
     assert [event for event in run.events if isinstance(event, ClockSet)] == (
@@ -260,12 +261,14 @@ async def test_probe_and_401_set_the_clock(
     )
 
 
-async def test_clock_is_told_once(run: _Run, mocked_http: aioresponses) -> None:
+async def test_clock_is_told_once(run: _Run) -> None:
     """A reading that agrees, and one that is no date, change nothing and say nothing."""
-    url = f"{_HOST}/invoicing/v2/invoices?limit=1&offset=0"
-    for date in (_DATE, _DATE, "soon"):
-        mocked_http.get(url, headers={"Date": date})
-    async with run.client(_HOST) as client:
+    dates = [_DATE, _DATE, "soon"]
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({}, headers={"Date": dates.pop(0)})
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
         for _ in range(3):
             await client.send(RequestKind.PROBE)
     assert sum(isinstance(event, ClockSet) for event in run.events) == 1

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
 from batchcancel.api.signing import HttpSignatureSigner, Identity, SharedSecret
-from batchcancel.errors import HostUntrustedError, NotSentError, ReplyLostError
+from batchcancel.errors import HostUntrustedError, NotSentError
 from batchcancel.model import Event, Reply, RequestFinished, RequestKind
 
 
@@ -358,13 +358,13 @@ async def test_silent_proxy_ends_by_the_connect_time_out() -> None:
             await client.send(RequestKind.CANCEL, "1")
 
 
-async def test_total_time_out_while_connecting_is_not_called_unsent() -> None:
-    """Where aiohttp can't tell how far the request came, the careful answer is given."""
+async def test_total_time_out_while_connecting_is_not_sent() -> None:
+    """The time for all ends the wait for a connection too, and then nothing has left."""
     async with (
         _listen(_say_nothing) as proxy_url,
         _client("https://localhost:9", proxy=proxy_url, timeout_s=0.2) as client,
     ):
-        with pytest.raises(ReplyLostError, match="TimeoutError"):
+        with pytest.raises(NotSentError, match="TimeoutError"):
             await client.send(RequestKind.CANCEL, "1")
 
 

@@ -12,13 +12,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import StreamReader
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
 from batchcancel.api.signing import Identity, JwtSigner, SharedSecret
-from batchcancel.errors import ReplyLostError
+from batchcancel.api.wire import _Exchange
+from batchcancel.errors import NotSentError, ReplyLostError
 from batchcancel.model import Invoice, RequestKind
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def test_look_up_that_aiohttp_repeats_carries_a_fresh_token() -> None:
+async def test_look_up_that_is_repeated_carries_a_fresh_token() -> None:
     """A keep-alive connection is closed under the second look-up; its repeat has another jti."""
     requests: list[tuple[str, dict[str, Any]]] = []
 
@@ -109,7 +112,28 @@ async def test_look_up_that_aiohttp_repeats_carries_a_fresh_token() -> None:
     assert len({claims["jti"] for _, claims in requests}) == 3
 
 
-async def test_cancelation_is_never_repeated_by_aiohttp() -> None:
+async def test_look_up_is_repeated_once_and_only_where_a_kept_connection_was_dropped() -> None:
+    """A connection that breaks off under its first request is an answer of a kind: the verdict decides."""
+    methods: list[str] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        methods.append((await _request(reader))[0])
+        if len(methods) == 2:
+            writer.write(_reply(b"{}"))
+            methods.append((await _request(reader))[0])
+
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        with pytest.raises(ReplyLostError, match="ServerDisconnectedError"):
+            await client.send(RequestKind.LOOK_UP, "1")
+        assert methods == ["GET"]
+        await client.send(RequestKind.LOOK_UP, "1")
+        assert methods == ["GET"] * 2
+        with pytest.raises(ReplyLostError, match="ServerDisconnectedError"):
+            await client.send(RequestKind.LOOK_UP, "1")
+        assert methods == ["GET"] * 4
+
+
+async def test_cancelation_is_never_repeated() -> None:
     """The same dropped connection under a POST is a lost reply: only the verdict may ask again."""
     methods: list[str] = []
 
@@ -408,6 +432,62 @@ async def test_interim_reply_is_skipped() -> None:
 
     async with _serve(handler) as base_url, _client(base_url) as client:
         assert (await client.send(RequestKind.LOOK_UP, "1")).invoice == Invoice(status="PAID")
+
+
+class _CarelessSigner:
+    """Writes what a line of a head can't hold."""
+
+    is_slow = False
+
+    def __init__(self, end: str) -> None:
+        self._end = end
+
+    def headers(self, **_: Any) -> dict[str, str]:
+        return {"v-c-merchant-id": f"m{self._end}Host: elsewhere"}
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"], ids=ascii)
+async def test_header_that_holds_a_lines_end_never_leaves(end: str) -> None:
+    """It would be two headers, or a second request; nothing of it is sent."""
+    received: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        received.append(await reader.read())
+
+    async with _serve(handler) as base_url, _client(base_url) as client:
+        with pytest.raises(ValueError, match="v-c-merchant-id holds a line's end"):
+            await client.send(RequestKind.CANCEL, "1", signer=_CarelessSigner(end))
+    assert received in ([], [b""])
+
+
+async def test_time_that_is_up_just_when_the_head_comes_is_a_lost_reply() -> None:
+    """The body would otherwise be waited for without an end: the deadline has passed by then."""
+    exchange = _Exchange()
+
+    class _LateProtocol:
+        def set_response_params(self, **_: Any) -> None:
+            """Take note of nothing."""
+
+        def set_exception(self, _: BaseException) -> None:
+            """Come too late: the head is there."""
+
+        async def read(self) -> tuple[Any, Any]:
+            exchange.expire()
+            return Mock(code=200), Mock(spec=StreamReader)
+
+    link: Any = Mock(protocol=_LateProtocol(), was_used=False)
+    with pytest.raises(ReplyLostError, match="TimeoutError"):
+        await exchange.run(link, b"")
+
+
+async def test_time_that_is_up_before_a_connection_is_there_leaves_nothing() -> None:
+    """Not a byte is written any more."""
+    exchange = _Exchange()
+    exchange.expire()
+    link: Any = Mock()
+    with pytest.raises(NotSentError, match="TimeoutError"):
+        await exchange.run(link, b"")
+    assert not link.transport.write.called
 
 
 async def test_upgraded_connection_is_not_used_again() -> None:

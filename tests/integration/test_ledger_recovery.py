@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError
+from batchcancel import buckets
+from batchcancel.errors import (
+    LedgerDamagedError,
+    LedgerFaultError,
+    LedgerMismatchError,
+    LedgerWriteError,
+)
 from batchcancel.ledger import reader
 from batchcancel.ledger.reader import History, Line, Tail, read_lines, recover
 from batchcancel.ledger.record import MAX_LINE_BYTES, RunRecord, encode_result, encode_run, encode_skip
-from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key
+from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key, key_digest
+
+if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
 
 
 def run_line(run_id: str = "r1", *, env: str = "test", merchant_id: str = "m1") -> bytes:
@@ -45,6 +56,7 @@ def result_line(invoice_id: str, reason: Reason = Reason.CANCELED) -> bytes:
     )
 
 
+LatestReason = Callable[[History, str], Reason | None]
 SKIP_LINE = encode_skip("r1", Skip(row=9, invoice_id="1", why=SkipReason.DUPLICATE, of_row=1))
 THREE = (run_line(), result_line("1"), result_line("2"))
 
@@ -57,6 +69,12 @@ def opened(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@pytest.fixture
+def latest_reason(latest_reasons: LatestReasons) -> LatestReason:
+    """Give a function that tells the latest reason of an invoice by its key."""
+    return lambda history, key: latest_reasons(history).get(key_digest(key))
 
 
 @pytest.fixture
@@ -74,12 +92,14 @@ def recovered(tmp_path: Path) -> Callable[[bytes], History]:
     return recover_bytes
 
 
-def test_empty_file_is_an_empty_ledger(recovered: Callable[[bytes], History]) -> None:
+def test_empty_file_is_an_empty_ledger(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason
+) -> None:
     """Nothing is known, and nothing has to be cut."""
     history = recovered(b"")
     assert (history.first_started_at, history.env, history.merchant_id) == (None, None, None)
     assert (history.good_size, history.tail) == (0, None)
-    assert history.latest_reason("1") is None
+    assert latest_reason(history, "1") is None
 
 
 def test_whole_ledger_is_known(recovered: Callable[[bytes], History]) -> None:
@@ -92,21 +112,27 @@ def test_whole_ledger_is_known(recovered: Callable[[bytes], History]) -> None:
 
 
 @pytest.mark.parametrize("reason", [pytest.param(reason, id=reason.value) for reason in Reason])
-def test_every_reason_is_read_back(recovered: Callable[[bytes], History], reason: Reason) -> None:
+def test_every_reason_is_read_back(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason, reason: Reason
+) -> None:
     """By the invoice's key; another id's is not taken for it."""
     history = recovered(run_line() + result_line("007", reason))
     key = invoice_key("007", valid=reason is not Reason.INVALID_ID)
-    assert history.latest_reason(key) is reason
-    assert history.latest_reason("7") is None
+    assert latest_reason(history, key) is reason
+    assert latest_reason(history, "7") is None
 
 
-def test_an_invalid_row_never_settles_a_valid_id(recovered: Callable[[bytes], History]) -> None:
+def test_an_invalid_row_never_settles_a_valid_id(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason
+) -> None:
     """The JSON value true is recorded as the text of the valid id "true"; that id is still asked."""
     history = recovered(run_line() + result_line("true", Reason.INVALID_ID))
-    assert history.latest_reason("true") is None
+    assert latest_reason(history, "true") is None
 
 
-def test_latest_row_by_position_is_the_answer(recovered: Callable[[bytes], History]) -> None:
+def test_latest_row_by_position_is_the_answer(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason
+) -> None:
     """A later open row overrides a final one and the reverse; skips say nothing."""
     history = recovered(
         run_line()
@@ -116,16 +142,20 @@ def test_latest_row_by_position_is_the_answer(recovered: Callable[[bytes], Histo
         + result_line("b", Reason.UNKNOWN)
         + encode_skip("r1", Skip(row=1, invoice_id="c", why=SkipReason.DUPLICATE, of_row=1))
     )
-    assert [history.latest_reason(key) for key in "abc"] == [Reason.PAID, Reason.UNKNOWN, None]
+    assert [latest_reason(history, key) for key in "abc"] == [Reason.PAID, Reason.UNKNOWN, None]
 
 
-def test_row_of_text_that_is_no_unicode_is_found_again(recovered: Callable[[bytes], History]) -> None:
+def test_row_of_text_that_is_no_unicode_is_found_again(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason
+) -> None:
     """What is written with question marks is looked up with question marks."""
     history = recovered(run_line() + result_line("\udcff", Reason.INVALID_ID))
-    assert history.latest_reason(invoice_key("\udcff", valid=False)) is Reason.INVALID_ID
+    assert latest_reason(history, invoice_key("\udcff", valid=False)) is Reason.INVALID_ID
 
 
-def test_tail_is_found_at_every_cut_of_the_last_line(recovered: Callable[[bytes], History]) -> None:
+def test_tail_is_found_at_every_cut_of_the_last_line(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason
+) -> None:
     """A write may be torn anywhere, also just before the newline: the last row is then no row."""
     good = THREE[0] + THREE[1]
     for cut in range(1, len(THREE[2])):
@@ -133,7 +163,7 @@ def test_tail_is_found_at_every_cut_of_the_last_line(recovered: Callable[[bytes]
         assert history.tail == Tail(len(good), cut, 1)
         assert history.good_size == len(good)
         assert history.sha256.digest() == sha256(good).digest()
-        assert (history.latest_reason("1"), history.latest_reason("2")) == (Reason.CANCELED, None)
+        assert (latest_reason(history, "1"), latest_reason(history, "2")) == (Reason.CANCELED, None)
     assert recovered(good + THREE[2]).tail is None
 
 
@@ -202,14 +232,16 @@ def test_any_flipped_byte_in_the_middle_is_damage(tmp_path: Path) -> None:
         pytest.param(b"x" * (5 << 20) + b"\n", id="too-long"),
     ],
 )
-def test_only_the_digest_tells_a_removed_line(recovered: Callable[[bytes], History], lost: bytes) -> None:
+def test_only_the_digest_tells_a_removed_line(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason, lost: bytes
+) -> None:
     """A line that is gone without trace is found by the end record's digest, any other by its crc."""
     data = THREE[0] + lost + THREE[2]
     if lost:
         with pytest.raises(LedgerDamagedError, match="line 2"):
             recovered(data)
     else:
-        assert len(recovered(data).reasons) == 1
+        assert latest_reason(recovered(data), "2") is Reason.CANCELED
 
 
 @pytest.mark.parametrize(
@@ -286,6 +318,48 @@ def test_unreadable_file_is_a_fault(tmp_path: Path) -> None:
     """An error of the disk while reading is named as such."""
     with opened(tmp_path) as fd, pytest.raises(LedgerFaultError, match="can't be read: Is a directory"):
         recover(fd, tmp_path)
+
+
+def test_results_beyond_what_memory_should_hold_are_known_too(
+    recovered: Callable[[bytes], History], latest_reason: LatestReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in a file beside the ledger that has no name."""
+    monkeypatch.setattr(buckets, "MAX_HELD", 2)
+    lines = [result_line(str(number), Reason.NETWORK) for number in range(9)]
+    history = recovered(run_line() + b"".join(lines) + result_line("4", Reason.PAID))
+    with closing(history.reasons):
+        reasons = [latest_reason(history, str(number)) for number in range(10)]
+    assert reasons == [*[Reason.NETWORK] * 4, Reason.PAID, *[Reason.NETWORK] * 4, None]
+
+
+def test_no_room_for_results_that_are_sorted_is_said(
+    recovered: Callable[[bytes], History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no damage and no fault of the ledger: it wants room beside it."""
+    data = run_line() + result_line("1") + result_line("2")
+
+    def full(_fd: int, _data: memoryview, _offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(buckets, "MAX_HELD", 1)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(LedgerWriteError, match=r"beside .*x\.ledger\.jsonl, and that failed: No space left"):
+        recovered(data)
+
+
+def test_a_reading_that_was_given_up_ends(tmp_path: Path) -> None:
+    """Nobody has to wait for the end of a long ledger after Ctrl-C."""
+    path = tmp_path / "x.ledger.jsonl"
+    path.write_bytes(run_line() + result_line("1") * 10_000)
+    asked = []
+
+    def is_given_up() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    with opened(path) as fd, pytest.raises(LedgerFaultError, match="was given up"):
+        recover(fd, path, is_given_up=is_given_up)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("block_bytes", [pytest.param(size, id=str(size)) for size in (1, 2, 3, 7, 4096)])

@@ -719,12 +719,14 @@ async def test_cancelled_begin_takes_no_rows(path: Path, listener: Listener, slo
 
 
 async def test_cancelled_open_lets_the_ledger_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long recovery is waited for, then the file is unlocked and, being new, removed."""
+    """A long recovery is told and waited for, then the file is unlocked and, being new, removed."""
     reading, go_on = threading.Event(), threading.Event()
+    told: list[bool] = []
 
-    def slow_recover(fd: int, path: Path) -> object:
+    def slow_recover(fd: int, path: Path, *, is_given_up: Callable[[], bool]) -> object:
         reading.set()
         assert go_on.wait(30)
+        told.append(is_given_up())
         return recover(fd, path)
 
     monkeypatch.setattr(disk_module, "recover", slow_recover)
@@ -739,3 +741,4 @@ async def test_cancelled_open_lets_the_ledger_go(path: Path, monkeypatch: pytest
     assert not path.exists()
     async with await Ledger.open(path):
         assert path.exists()
+    assert told == [True, False]

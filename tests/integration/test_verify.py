@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -24,9 +25,12 @@ from batchcancel.ledger.disk import Disk
 from batchcancel.ledger.reader import recover
 from batchcancel.ledger.record import EndRecord, RunRecord, encode_end, encode_result, encode_run, encode_skip
 from batchcancel.ledger.writer import Ledger
-from batchcancel.model import GroupCommitted, Reason, Result, RunState, Skip
+from batchcancel.model import GroupCommitted, Reason, Result, RunState, Skip, key_digest
 from batchcancel.tasks.verify import NoteKind, audit_ledger, salvage_ledger
 from batchcancel.tasks.verify import salvage as salvage_module
+
+if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
 
 RUN = RunRecord(
     run_id="r1",
@@ -269,7 +273,9 @@ def test_every_cut_of_the_last_record_is_only_a_note(ledger: Path, new: Path) ->
         new.unlink()
 
 
-async def test_a_run_goes_on_from_every_cut_of_the_last_row(tmp_path: Path) -> None:
+async def test_a_run_goes_on_from_every_cut_of_the_last_row(
+    tmp_path: Path, latest_reasons: LatestReasons
+) -> None:
     """Every other row is kept, the torn one is open again, and the finished ledger is sound."""
     good, last = run() + row("1") + row("2"), row("3")
 
@@ -279,8 +285,8 @@ async def test_a_run_goes_on_from_every_cut_of_the_last_row(tmp_path: Path) -> N
         path = tmp_path / f"{cut}.jsonl"
         path.write_bytes(good + last[:cut])
         async with await Ledger.open(path, disk=Disk(sync=lambda _fd: None)) as ledger:
-            reasons = [ledger.history.latest_reason(invoice_id) for invoice_id in "123"]
-            assert reasons == [Reason.CANCELED, Reason.CANCELED, None]
+            reasons = latest_reasons(ledger.history)
+            assert reasons == {key_digest(invoice_id): Reason.CANCELED for invoice_id in "12"}
             again = msgspec.structs.replace(RUN, run_id="r2")
             await ledger.begin(again, on_commit=told, on_failure=lambda failure: pytest.fail(str(failure)))
             assert (ledger.history.tail.size_bytes if ledger.history.tail else 0) == cut

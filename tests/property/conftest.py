@@ -11,7 +11,8 @@ import errno
 import json
 import os
 import selectors
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,21 +20,26 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
 import pytest
+from msgspec import structs
 
+from batchcancel.api import Client, Identity, KeyFiles, ServiceClock
 from batchcancel.errors import (
     BatchCancelError,
     LedgerWriteError,
     NotSentError,
     ReplyLostError,
-    RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.job.selection import Selection
+from batchcancel.job.keys import Keys
+from batchcancel.job.lanes import build_fleet
+from batchcancel.job.opening import Opened
+from batchcancel.job.selection import standing_of
 from batchcancel.ledger import Ledger, RunRecord
 from batchcancel.ledger.disk import Disk
+from batchcancel.manifest import Check, Manifest
 from batchcancel.model import (
     GroupCommitted,
     Invoice,
@@ -43,14 +49,15 @@ from batchcancel.model import (
     RunState,
     Standing,
     Tally,
+    invoice_key,
+    key_digest,
     utc_text,
 )
-from batchcancel.pace import Pace, Quota
-from batchcancel.pipeline import Entrance, Exposure, Pipeline
-from batchcancel.retry import Retrier
-from batchcancel.settings import RetryErrors
+from batchcancel.pipeline import Fleet
+from batchcancel.settings import Environment, Options, RetryErrors, Settings
 
 if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
     from tests.property.test_promise import Fate, Trouble
 
 T = TypeVar("T")
@@ -59,13 +66,18 @@ Ts = TypeVarTuple("Ts")
 STILL_OPEN: Final = frozenset({"SENT", "CREATED", "DRAFT"})
 MISSING: Final = "MISSING"
 MAX_OUTAGE_S: Final = 600.0
+OWN_MERCHANT: Final = "merchant"
 _EPOCH_S: Final = 1_700_000_000.0
-_CLOCK_DOUBT_S: Final = 2.0
 _TAKES_S: Final = (0.01, 0.2, 0.05, 1.5, 0.02, 0.3, 0.01)
 """How long requests take, in turn: seven of them, so that no round of workers repeats itself."""
 
 
 # --- the service ---------------------------------------------------------------------------------
+
+
+def name_of(merchant_id: str | None, text: str) -> str:
+    """Tell the invoices of several merchants apart; the run's own merchant's go by their ids."""
+    return text if merchant_id is None else f"{text} of {merchant_id}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +100,9 @@ class Service:
     dates_cancelations: bool = True
     """Whether replies carry ``invoiceHistory``."""
     accounts: dict[str, Account] = field(default_factory=dict)
+    """Invoices by ``name_of``, as everywhere here."""
+    shut_out: dict[str | None, tuple[float, Fate]] = field(default_factory=dict)
+    """From when on (Unix seconds) every request for a merchant meets the same fate."""
     script: Iterator[Fate] = field(default_factory=lambda: iter(()))
     """Fates of the coming requests, one each; the truth once it is used up."""
     troubled: dict[str, Fate] = field(default_factory=dict)
@@ -101,22 +116,25 @@ class Service:
         """From now on every request is answered truthfully; what was under way has arrived."""
         self.script, self.outage = iter(()), None
         self.troubled.clear()
+        self.shut_out.clear()
         self.settle_late(float("inf"))
         for account in self.accounts.values():
             if account.status not in {*STILL_OPEN, "PAID", "PARTIAL", "CANCELED", MISSING}:
                 account.status = "SENT"
 
-    def open_account(self, invoice_id: str, status: str, now: float) -> None:
+    def open_account(self, invoice: str, status: str, now: float) -> None:
         """Make an invoice known, unless it is; what is canceled was so for a day."""
         canceled_at = now - 86400 if status == "CANCELED" else None
-        self.accounts.setdefault(invoice_id, Account(status=status, canceled_at=canceled_at))
+        self.accounts.setdefault(invoice, Account(status=status, canceled_at=canceled_at))
 
-    def fate(self, invoice_id: str | None, now: float) -> Fate:
+    def fate(self, merchant_id: str | None, invoice: str | None, now: float) -> Fate:
         """Tell what becomes of the request that leaves now."""
         scripted = next(self.script, self.truth)
         if self.outage is not None and self.outage[0] <= now < self.outage[1]:
             return self.outage[2]
-        return scripted if invoice_id is None else self.troubled.get(invoice_id, scripted)
+        if merchant_id in self.shut_out and self.shut_out[merchant_id][0] <= now:
+            return self.shut_out[merchant_id][1]
+        return scripted if invoice is None else self.troubled.get(invoice, scripted)
 
     def breaks_off(self, left_at: float, now: float) -> bool:
         """Tell whether an outage began while a request was under way: its reply is lost, too."""
@@ -124,19 +142,19 @@ class Service:
             return False
         return left_at < self.outage[0] <= now
 
-    def receive(self, kind: RequestKind, invoice_id: str | None, fate: Fate, now: float, run: int) -> Reply:
+    def receive(self, kind: RequestKind, invoice: str | None, fate: Fate, now: float, run: int) -> Reply:
         """Let a request arrive: the reply tells what was true then, and may come much later.
 
         Raises:
             TransportError: There is no reply.
         """
-        account = None if invoice_id is None else self.accounts[invoice_id]
+        account = None if invoice is None else self.accounts[invoice]
         if account is not None and fate.before and account.status in {*STILL_OPEN, "PENDING"}:
             self.change(account, fate.before, now)
-        reply = self._reply(kind, invoice_id, account, fate)
+        reply = self._reply(kind, invoice, account, fate)
         if account is not None and kind is RequestKind.CANCEL and fate.acts:
             if fate.late_s:
-                self.late.append((now + fate.late_s, invoice_id or "", run))
+                self.late.append((now + fate.late_s, invoice or "", run))
             else:
                 self._cancel(account, now, run)
         if fate.answer == "lost":
@@ -149,8 +167,8 @@ class Service:
         """Let every cancelation take effect that is due by now."""
         due = [late for late in self.late if late[0] <= now]
         self.late = [late for late in self.late if late[0] > now]
-        for at, invoice_id, run in due:
-            account = self.accounts[invoice_id]
+        for at, invoice, run in due:
+            account = self.accounts[invoice]
             if account.status in STILL_OPEN:
                 self._cancel(account, min(at, now), run)
                 account.canceled_late = True
@@ -164,7 +182,7 @@ class Service:
         if account.status in STILL_OPEN:
             account.status, account.canceled_by_run, account.canceled_at = "CANCELED", run, now
 
-    def _reply(self, kind: RequestKind, invoice_id: str | None, account: Account | None, fate: Fate) -> Reply:
+    def _reply(self, kind: RequestKind, invoice: str | None, account: Account | None, fate: Fate) -> Reply:
         match fate.answer:
             case "page":
                 return Reply(http_status=200)
@@ -184,7 +202,7 @@ class Service:
             http_status=200,
             is_object=True,
             invoice=Invoice(
-                id="another" if fate.answer == "other" else invoice_id,
+                id="another" if fate.answer == "other" else str(invoice).partition(" of ")[0],
                 status="CANCELED" if is_cancelation else account.status,
                 canceled_at=account.canceled_at if self.dates_cancelations and not is_cancelation else None,
             ),
@@ -243,15 +261,15 @@ class Witness(Protocol):
     truth: Fate
     is_stopping: bool
 
-    def asked(self, kind: RequestKind, invoice_id: str | None) -> None:
+    def asked(self, kind: RequestKind, merchant_id: str | None, invoice: str | None) -> None:
         """See a request leave."""
         ...
 
-    def answered(self, kind: RequestKind, invoice_id: str | None, reply: Reply | None, fate: Fate) -> None:
+    def answered(self, kind: RequestKind, invoice: str | None, reply: Reply | None, fate: Fate) -> None:
         """See what came back; no reply is a failure."""
         ...
 
-    def dropped(self, invoice_id: str | None) -> None:
+    def dropped(self, invoice: str | None) -> None:
         """See that a request was abandoned on its way."""
         ...
 
@@ -269,23 +287,27 @@ class Ending:
     why: str | None
     tally: Tally
     rows: Sequence[ManifestRow]
+    stopped: Mapping[str | None, int]
+    """Merchants that were stopped while others went on, and how many of their invoices that left open."""
     died: bool
 
 
 class Computer:
-    """Runs the product's parts, wired as the job wires them, on a disk and a clock of its own."""
+    """Runs the product's parts, as the job puts them together, on a disk and a clock of its own."""
 
-    def __init__(self, folder: Path, witness: Witness) -> None:
+    def __init__(self, folder: Path, witness: Witness, latest_reasons: LatestReasons) -> None:
         self.ledger_path = folder / "invoices.ledger.jsonl"
         self.concurrency = 1
         self.max_pending = 512
         self.max_in_doubt = 250
         self.rate: float | None = None
+        self.rate_per_merchant: float | None = None
         self.max_attempts = 5
         self.run_number = 0
         self.is_stopping = False
         self.service = Service(truth=witness.truth)
         self._witness = witness
+        self._latest_reasons = latest_reasons
         self.thread_takes_s = 0.0
         self._loop = _VirtualLoop()
         self._takes_s = cycle(_TAKES_S)
@@ -324,7 +346,15 @@ class Computer:
         if self._image is not None:
             self.ledger_path.write_bytes(self._image)
         self.service.settle_late(self.now)
-        return Ending(state=state, why=why, tally=self._tally(len(rows)), rows=rows, died=self._is_dead)
+        stopped = self._fleet.stopped_merchants if self._fleet else ()
+        return Ending(
+            state=state,
+            why=why,
+            tally=self._fleet.tally(rows=len(rows)) if self._fleet else Tally(rows=len(rows), open=len(rows)),
+            rows=rows,
+            stopped={one.merchant_id: one.open for one in stopped},
+            died=self._is_dead,
+        )
 
     def _boot(self, trouble: Trouble) -> None:
         self.run_number += 1
@@ -334,8 +364,7 @@ class Computer:
         self._image = None
         self._moments = self._writes = self._syncs = 0
         self._unsynced_from: int | None = None
-        self._pace: Pace | None = None
-        self._pipeline: Pipeline | None = None
+        self._fleet: Fleet | None = None
 
     @property
     def _is_dead(self) -> bool:
@@ -362,47 +391,86 @@ class Computer:
     async def _work(
         self, rows: Sequence[ManifestRow], ledger: Ledger, record: RunRecord
     ) -> tuple[RunState, str | None]:
+        rows = self._placed(rows, ledger)
+        self._fleet = fleet = build_fleet(
+            self._settings(),
+            self._opened(rows, ledger),
+            cast("Client", self),
+            Keys(identity=Identity(merchant_id=OWN_MERCHANT), sign_as=_Signer, files=KeyFiles()),
+            ServiceClock(lambda: self.now),
+            ledger_began_at=ledger.history.first_started_at or record.started_at,
+            on_event=lambda _event: None,
+        )
+        if self.is_stopping:
+            fleet.stop("SIGTERM")
         try:
-            self._pace = pace = Pace(
-                self._serve,
-                slots=asyncio.Semaphore(self.concurrency),
-                quota=Quota(self.rate),
-                max_outage_s=MAX_OUTAGE_S,
-            )
-            if self.is_stopping:
-                pace.stop()
-            selection = Selection(ledger.history, retry_errors=RetryErrors.OPEN, excluded=frozenset())
-            if any(row.valid and selection.standing_of(row.key) is not Standing.SETTLED for row in rows):
-                await pace.greet()
-            first_run = ledger.history.first_started_at or record.started_at
-            began_at = datetime.fromisoformat(first_run).timestamp() - _CLOCK_DOUBT_S
-            self._pipeline = Pipeline(
-                retrier=Retrier(pace, max_attempts=self.max_attempts, ledger_began_at=lambda: began_at),
-                pace=pace,
-                sink=ledger,
-                standing_of=selection.standing_of,
-                workers=self.concurrency,
-                exposure=Exposure(places=self.concurrency, doubts=self.max_in_doubt),
-                entrance=Entrance(),
-            )
-            pace.unfinished = self._pipeline.unfinished
-            await self._pipeline.run(_read(rows))
+            await fleet.run(_read(rows))
         except SafetyStopError as exc:
             return RunState.STOPPED, str(exc)
-        except RunStoppingError:
-            pass
+        if fleet.stopped_merchants:
+            return RunState.STOPPED, fleet.stopped_merchants[0].why
         return (RunState.INTERRUPTED, "SIGTERM") if self.is_stopping else (RunState.COMPLETE, None)
+
+    def _placed(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Sequence[ManifestRow]:
+        """Say of each row where its invoice stands."""
+        reasons = self._latest_reasons(ledger.history)
+        return [
+            structs.replace(
+                row, standing=standing_of(RetryErrors.OPEN, reasons.get(key_digest(_key_of(row))), False)
+            )
+            for row in rows
+        ]
+
+    def _settings(self) -> Settings:
+        return Settings(
+            manifests=(),
+            options=Options(
+                concurrency=self.concurrency,
+                rate_per_merchant=self.rate_per_merchant,
+                max_attempts=self.max_attempts,
+                max_outage=MAX_OUTAGE_S,
+                max_error_rate=100.0,
+            ),
+            sources={},
+            environment=Environment.TEST,
+            base_url=None,
+            ledger=self.ledger_path,
+            rate=self.rate,
+            proxy=None,
+            expect_count=None,
+            match={},
+            credentials=None,
+        )
+
+    def _opened(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Opened:
+        first = [row for row in rows if row.duplicate_of is None]
+        settled = [row for row in first if row.standing is Standing.SETTLED]
+        valid = Counter(row.merchant_id for row in first if row.valid)
+        open_of = valid - Counter(row.merchant_id for row in settled if row.valid)
+        return Opened(
+            ledger=ledger,
+            manifest=cast("Manifest", None),  # its rows are at hand
+            check=Check(
+                files=(),
+                rows=len(rows),
+                distinct=valid.total(),
+                invalid=len(first) - valid.total(),
+                duplicates=len(rows) - len(first),
+                settled=len(settled),
+                excluded=0,
+                held_back=0,
+                open=open_of.total(),
+                open_of=dict(open_of),
+                merchants=frozenset(row.merchant_id for row in rows),
+            ),
+            max_in_doubt=self.max_in_doubt,
+        )
 
     def _stop(self) -> None:
         first, self.is_stopping = not self.is_stopping, True
         self._witness.is_stopping = True
-        if self._pipeline is not None:
-            self._pipeline.stop("SIGTERM") if first else self._pipeline.abort("SIGTERM")
-        elif self._pace is not None:
-            self._pace.stop()
-
-    def _tally(self, rows: int) -> Tally:
-        return self._pipeline.tally(rows=rows) if self._pipeline else Tally(rows=rows, open=rows)
+        if self._fleet is not None:
+            self._fleet.stop("SIGTERM") if first else self._fleet.abort("SIGTERM")
 
     def _record(self) -> RunRecord:
         return RunRecord(
@@ -411,7 +479,7 @@ class Computer:
             version="0",
             env="test",
             base_url="https://service.example",
-            merchant_id="merchant",
+            merchant_id=OWN_MERCHANT,
             operator="operator",
             host="host",
             pid=1,
@@ -424,25 +492,35 @@ class Computer:
         """Nobody but the ledger has to know."""
 
     def _note_failure(self, failure: LedgerWriteError) -> None:
-        if self._pipeline is not None:
-            self._pipeline.fail(failure)
+        if self._fleet is not None:
+            self._fleet.fail(failure)
 
     def _utc_now(self) -> datetime:
         return datetime.fromtimestamp(self.now, UTC)
 
     # --- what reaches the outside -----------------------------------------------------------------
 
-    async def _serve(self, kind: RequestKind, invoice_id: str | None) -> Reply:
+    async def send(
+        self,
+        kind: RequestKind,
+        invoice_id: str | None,
+        *,
+        signer: _Signer,
+        before_repeat: Callable[[], Awaitable[None]],  # noqa: ARG002 - no connection is dropped here
+    ) -> Reply:
+        """Send a request as the client does: for whom is said by who signs it."""
+        merchant_id = None if signer.merchant_id == OWN_MERCHANT else signer.merchant_id
+        invoice = None if invoice_id is None else name_of(merchant_id, invoice_id)
         self.service.settle_late(self.now)
         if not self._is_dead:
-            self._witness.asked(kind, invoice_id)
+            self._witness.asked(kind, merchant_id, invoice)
         self._pass_moment()
         if self._is_dead:
             await _never()
-        fate = self.service.fate(invoice_id, self.now)
+        fate = self.service.fate(merchant_id, invoice, self.now)
         answer: Reply | BatchCancelError
         try:
-            answer = self.service.receive(kind, invoice_id, fate, self.now, self.run_number)
+            answer = self.service.receive(kind, invoice, fate, self.now, self.run_number)
         except BatchCancelError as exc:
             answer = exc
         self._pass_moment()
@@ -451,13 +529,13 @@ class Computer:
             await asyncio.sleep(next(self._takes_s))
         except asyncio.CancelledError:
             if not self._is_dead:
-                self._witness.dropped(invoice_id)
+                self._witness.dropped(invoice)
             raise
         if self._is_dead:
             await _never()
         if self.service.breaks_off(left_at, self.now):
             answer = ReplyLostError("ServerDisconnectedError")
-        self._witness.answered(kind, invoice_id, answer if isinstance(answer, Reply) else None, fate)
+        self._witness.answered(kind, invoice, answer if isinstance(answer, Reply) else None, fate)
         if isinstance(answer, BatchCancelError):
             raise answer
         return answer
@@ -504,6 +582,19 @@ class Computer:
         self._main.cancel()
 
 
+class _Signer:
+    """Signs nothing, and tells for whom."""
+
+    is_slow = False
+
+    def __init__(self, identity: Identity) -> None:
+        self.merchant_id = identity.merchant_id
+
+    def headers(self, **_request: object) -> dict[str, str]:
+        """Never called: there is no wire."""
+        raise NotImplementedError
+
+
 async def _read(rows: Sequence[ManifestRow]) -> AsyncIterator[ManifestRow]:
     for row in rows:
         yield row
@@ -518,7 +609,7 @@ MakeComputer = Callable[[Witness], Computer]
 
 
 @pytest.fixture
-def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
+def make_computer(monkeypatch: pytest.MonkeyPatch, latest_reasons: LatestReasons) -> Iterator[MakeComputer]:
     """Make computers with a folder each; their file systems' fsync costs nothing."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
     with TemporaryDirectory() as folder:
@@ -527,10 +618,14 @@ def make_computer(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeComputer]:
         def make(witness: Witness) -> Computer:
             own = Path(folder) / str(len(made))
             own.mkdir()
-            made.append(Computer(own, witness))
+            made.append(Computer(own, witness, latest_reasons))
             return made[-1]
 
         yield make
         for computer in made:
             with suppress(RuntimeError):
                 computer.close()
+
+
+def _key_of(row: ManifestRow) -> str:
+    return invoice_key(row.invoice_id, valid=row.valid, merchant_id=row.merchant_id)

@@ -7,7 +7,7 @@ import os
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from hypothesis import example, given, settings
@@ -18,6 +18,9 @@ from batchcancel.ledger.reader import History, recover
 from batchcancel.ledger.record import RunRecord, decode, encode_result, encode_run
 from batchcancel.model import Reason, Result
 from batchcancel.tasks.verify import FindingKind, audit_ledger, salvage_ledger
+
+if TYPE_CHECKING:
+    from tests.conftest import LatestReasons
 
 RUN: Final = encode_run(
     RunRecord(
@@ -106,7 +109,11 @@ def test_arbitrary_line_is_decoded_or_bad(line: bytes) -> None:
 
 
 @given(st.binary(max_size=400), st.booleans())
-def test_arbitrary_file_is_never_a_crash(data: bytes, behind_a_run: bool) -> None:  # noqa: FBT001 - drawn
+def test_arbitrary_file_is_never_a_crash(
+    latest_reasons: LatestReasons,
+    data: bytes,
+    behind_a_run: bool,  # noqa: FBT001 - drawn
+) -> None:
     """Bytes of any kind are a tail, or are refused; none is ever a row."""
     whole = RUN + data if behind_a_run else data
     try:
@@ -114,7 +121,7 @@ def test_arbitrary_file_is_never_a_crash(data: bytes, behind_a_run: bool) -> Non
     except LedgerMismatchError:
         assert not behind_a_run
         return
-    assert len(history.reasons) == 0
+    assert len(latest_reasons(history)) == 0
     assert history.good_size + (history.tail.size_bytes if history.tail else 0) == len(whole)
 
 
@@ -126,19 +133,23 @@ def test_arbitrary_file_is_never_a_crash(data: bytes, behind_a_run: bool) -> Non
 @example([seal(RUN[:-1].rpartition(b",")[0].replace(b'"pid":1', b'"pid":1e999'))])
 @example([seal(b'{"type":"\xff"')])
 @settings(max_examples=300)
-def test_a_good_seal_on_wrong_content_is_never_a_crash(lines: list[bytes]) -> None:
+def test_a_good_seal_on_wrong_content_is_never_a_crash(
+    latest_reasons: LatestReasons, lines: list[bytes]
+) -> None:
     """Whoever can compute a checksum can write anything; it is read, or refused in the project's words."""
     try:
         history = recover_bytes(RUN + b"".join(line + b"\n" for line in lines))
     except BatchCancelError as exc:
         assert isinstance(exc, LedgerDamagedError | LedgerMismatchError)  # noqa: PT017 - some draws raise nothing
         return
-    assert len(history.reasons) <= len(lines)
+    assert len(latest_reasons(history)) <= len(lines)
 
 
 @given(rows, st.data())
 @settings(max_examples=200)
-def test_arbitrary_damage_never_makes_a_row(lines: list[bytes], data: st.DataObject) -> None:
+def test_arbitrary_damage_never_makes_a_row(
+    latest_reasons: LatestReasons, lines: list[bytes], data: st.DataObject
+) -> None:
     """A damaged ledger is cut at its end or refused; rows that stay are those that were written."""
     whole = b"".join([RUN, *lines])
     start = data.draw(st.integers(0, len(whole)))
@@ -152,11 +163,13 @@ def test_arbitrary_damage_never_makes_a_row(lines: list[bytes], data: st.DataObj
     good = damaged[: history.good_size]
     assert history.sha256.digest() == sha256(good).digest()
     assert set(good.splitlines(keepends=True)) <= {RUN, *lines}
-    assert len(history.reasons) <= len(lines)
+    assert len(latest_reasons(history)) <= len(lines)
 
 
 @given(rows, st.data())
-def test_every_cut_leaves_the_rows_before_it(lines: list[bytes], data: st.DataObject) -> None:
+def test_every_cut_leaves_the_rows_before_it(
+    latest_reasons: LatestReasons, lines: list[bytes], data: st.DataObject
+) -> None:
     """Truncation anywhere loses the row that it hits and no other."""
     whole = b"".join([RUN, *lines])
     cut = data.draw(st.integers(0, len(whole)))
@@ -166,7 +179,7 @@ def test_every_cut_leaves_the_rows_before_it(lines: list[bytes], data: st.DataOb
     kept = lines[: max(0, sum(end <= cut for end in ends) - 1)]
     results = [json.loads(line) for line in kept]
     invoices = {(result["invoice_id"], result["reason"] == "invalid_id") for result in results}
-    assert len(history.reasons) == len(invoices)
+    assert len(latest_reasons(history)) == len(invoices)
 
 
 @given(rows, st.data())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchcancel.errors import ManifestError
 from batchcancel.manifest import Check, Format, ManifestOptions, open_manifest
 from batchcancel.manifest.ids import is_valid_id, recorded_text
-from batchcancel.model import ManifestRow, Standing
+from batchcancel.model import ManifestRow
 
 PIECES = [
     b"id",
@@ -44,7 +44,7 @@ async def read_all(content: bytes, options: ManifestOptions) -> tuple[Check, lis
         file.flush()
         folder = Path(file.name).parent
         async with open_manifest([file.name], options=options, spool_dir=folder) as manifest:
-            check = await manifest.check(standing_of=lambda _: Standing.TO_ASK)
+            check = await manifest.check()
             return check, [row async for row in manifest.rows()]
 
 

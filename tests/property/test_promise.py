@@ -1,7 +1,8 @@
 """The promise itself, against a model of the service: arbitrary replies, faults, crashes and resumes.
 
-Kill it at any moment and run it again: every invoice ends in exactly one final row, no row is a guess,
-and nothing that already has an answer is asked again.
+Kill it at any moment and run it again: every invoice of every merchant ends in exactly one final row, no
+row is a guess, and nothing that already has an answer is asked again. A merchant that is shut out leaves
+its own rows open and nobody else's.
 
 A step is one thing that happens: a run, to its end or not, or a change of the world between runs.
 """
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from batchcancel.model import ManifestRow, Reason, Reply, RequestKind, RunState
+from tests.property.conftest import name_of
 
 if TYPE_CHECKING:
     from tests.property.conftest import Ending, MakeComputer, Service
@@ -102,18 +104,42 @@ OUTSIDE: Final = tuple(
 OUTAGES: Final = (
     Fate("not sent"), Fate("lost"), Fate("lost", acts=True), Fate(500), Fate(503, acts=True), Fate("page"),
 )  # fmt: skip
+REFUSALS: Final = (Fate(401), Fate(403), Fate(407))
+
+
+class Line(NamedTuple):
+    """One line of a manifest."""
+
+    text: str
+    valid: bool
+    """Whether the text is an id."""
+    merchant_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells its invoice from all others; no invoice has the name of what is no id."""
+        return name_of(self.merchant_id, self.text if self.valid else f"!{self.text}")
 
 
 class Export(NamedTuple):
-    """What becomes of the manifest before a run: invoices as text, and whether the text is an id."""
+    """What becomes of the manifest before a run."""
 
     keeps: slice | None = slice(None)
     """What stays of the last one, in which order; None for nothing."""
-    adds: Sequence[tuple[str, bool]] = ()
+    adds: Sequence[tuple[Line, int]] = ()
+    """New lines, and the place of the merchant that each is for; one past the last is for every merchant."""
 
-    def of(self, exported: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    def of(self, exported: Sequence[Line], merchants: Sequence[str | None]) -> list[Line]:
         """Export anew."""
-        return [*(exported[self.keeps] if self.keeps else ()), *self.adds]
+        return [
+            *(exported[self.keeps] if self.keeps else ()),
+            *(
+                line._replace(merchant_id=merchant_id)
+                for line, place in self.adds
+                for whose in (place % (len(merchants) + 1),)
+                for merchant_id in (merchants if whose == len(merchants) else [merchants[whose]])
+            ),
+        ]
 
 
 SAME: Final = Export()
@@ -126,13 +152,15 @@ moments = st.integers(1, 40)
 places = st.integers(0, 20)
 NO_IDS: Final = ("1", "2", "../3", "", "12345.0")
 """Of the first two, the same text is a valid id too: a JSON number that was no text."""
-invoices = st.integers(1, 300).map(
-    lambda number: (str(number), True) if number <= 270 else (NO_IDS[number % len(NO_IDS)], False)
+lines = st.integers(1, 300).map(
+    lambda number: (
+        Line(str(number), valid=True) if number <= 270 else Line(NO_IDS[number % len(NO_IDS)], valid=False)
+    )
 )
 exports = st.builds(
     Export,
     st.sampled_from([slice(None), slice(None), slice(None, None, -1), slice(None, 4), slice(2, None), None]),
-    st.lists(invoices, max_size=8),
+    st.lists(st.tuples(lines, st.integers(0, 3)), max_size=6),
 )
 
 
@@ -166,6 +194,8 @@ class Audit:
         self._run = run
         self.is_stopping = False
         self.requests = 0
+        self._greeted: list[str | None] = []
+        """Merchants for whom a signed read has left."""
         self._in_flight: list[str | None] = []
         self._asked: Counter[str] = Counter()
         self._doubtful: set[str] = set()
@@ -176,9 +206,11 @@ class Audit:
         """When an invoice first met a failure, Unix seconds; not if it was looked up before that."""
         self._written: dict[str, str] = {}
 
-    def asked(self, kind: RequestKind, invoice_id: str | None) -> None:
+    def asked(self, kind: RequestKind, merchant_id: str | None, invoice_id: str | None) -> None:
         """See a request leave."""
         self.requests += 1
+        self._greeted += [merchant_id] if kind is RequestKind.PROBE else []
+        self._require(merchant_id in self._greeted, f"{merchant_id} was not greeted before {invoice_id}")
         self._in_flight.append(invoice_id)
         self._require(len(self._in_flight) <= self.limits[0], "more in flight than allowed")
         if invoice_id is None:
@@ -287,8 +319,9 @@ class Audit:
                 self._began_at = datetime.fromisoformat(row["started_at"]).timestamp()
         results = {_key(row): row["reason"] for row in rows if row["type"] == "result"}
         self._check_tally(ending, rows, settled=sum(
-            row.duplicate_of is None and self.latest.get(row.key) in FINAL for row in ending.rows
+            row.duplicate_of is None and self.latest.get(_line(row).name) in FINAL for row in ending.rows
         ))  # fmt: skip
+        self._check_stopped(ending, results)
         self.latest |= results
         self.loose -= {key for key, reason in results.items() if reason in FINAL or reason == "unknown"}
         lost = {
@@ -315,8 +348,29 @@ class Audit:
         skips = sum(row["type"] == "skip" for row in rows)
         self._require(sorted(Counter(reasons).items()) == sorted(tally.results.items()), "results miscounted")
         self._require(skips == tally.duplicates, "duplicates miscounted")
+        for row in rows:
+            if row["type"] in {"result", "skip"}:
+                named = ending.rows[row["row"] - 1]
+                is_its = (row["invoice_id"], row.get("merchant_id")) == (named.invoice_id, named.merchant_id)
+                self._require(is_its, f"row {row['row']} is another one in the manifest")
         if ending.state is RunState.COMPLETE:
-            self._require(tally.open == 0 and tally.settled_earlier == settled, f"complete, but {tally}")
+            self._require(tally.open == 0, f"complete, but {tally}")
+        if ending.state is RunState.COMPLETE or (ending.stopped and not self.is_stopping):
+            self._require(tally.settled_earlier == settled, f"{settled} were settled before: {tally}")
+
+    def _check_stopped(self, ending: Ending, results: Mapping[str, str]) -> None:
+        """What a merchant that was stopped alone has left open, counted likewise."""
+        asked = Counter(
+            row.merchant_id
+            for row in ending.rows
+            if row.valid
+            and row.duplicate_of is None
+            and self.latest.get(_line(row).name) not in FINAL
+            and _line(row).name not in results
+        )
+        for merchant_id, count in ending.stopped.items():
+            is_right = ending.state is None or asked[merchant_id] == count
+            self._require(is_right, f"{merchant_id}: {asked[merchant_id]} open, not {count}")
 
     def _require(self, condition: bool, violation: str) -> None:  # noqa: FBT001 - as assert takes it
         if not condition:
@@ -325,12 +379,16 @@ class Audit:
 
 def _is_answer(reply: Reply, invoice_id: str) -> bool:
     """Tell whether the reply to a POST says what became of it."""
-    is_canceled = (reply.invoice.id, reply.invoice.status) == (invoice_id, "CANCELED")
+    is_canceled = (reply.invoice.id, reply.invoice.status) == (invoice_id.partition(" of ")[0], "CANCELED")
     return 400 <= reply.http_status < 500 or (reply.http_status == 200 and is_canceled)
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    return f"!{row['invoice_id']}" if row["reason"] == "invalid_id" else str(row["invoice_id"])
+    return Line(row["invoice_id"], row["reason"] != "invalid_id", row.get("merchant_id")).name
+
+
+def _line(row: ManifestRow) -> Line:
+    return Line(row.invoice_id, row.valid, row.merchant_id)
 
 
 def _good_lines(data: bytes) -> Iterable[bytes]:
@@ -343,14 +401,21 @@ def _good_lines(data: bytes) -> Iterable[bytes]:
         yield line
 
 
-def _manifest(exported: Iterable[tuple[str, bool]]) -> list[ManifestRow]:
+def _manifest(exported: Iterable[Line]) -> list[ManifestRow]:
     """Number the rows and mark what repeats an earlier one."""
     rows: list[ManifestRow] = []
-    first_rows: dict[tuple[str, bool], int] = {}
-    for number, (text, valid) in enumerate(exported, start=1):
-        first = first_rows.setdefault((text, valid), number)
-        duplicate_of = None if first == number else first
-        rows.append(ManifestRow(row=number, invoice_id=text, valid=valid, duplicate_of=duplicate_of))
+    first_rows: dict[Line, int] = {}
+    for number, line in enumerate(exported, start=1):
+        first = first_rows.setdefault(line, number)
+        rows.append(
+            ManifestRow(
+                row=number,
+                invoice_id=line.text,
+                valid=line.valid,
+                duplicate_of=None if first == number else first,
+                merchant_id=line.merchant_id,
+            )
+        )
     return rows
 
 
@@ -366,7 +431,8 @@ class Promise(RuleBasedStateMachine):
         self.computer = make_computer(self.audit)
         self.service = self.audit.service = self.computer.service
         self.audit.now = lambda: self.computer.now
-        self.exported: list[tuple[str, bool]] = []
+        self.exported: list[Line] = []
+        self.merchants: Sequence[str | None] = [None]
         self.done = done
         self.steps = 0
         self.is_midway = False
@@ -376,7 +442,8 @@ class Promise(RuleBasedStateMachine):
         max_pending=st.sampled_from([1, 508]),
         max_in_doubt=st.sampled_from([12, 250]),
         max_attempts=st.sampled_from([2, 5]),
-        rate=st.sampled_from([None, 20.0]),
+        merchants=st.sampled_from([[None], ["north", "south"], [None, "north", "south"]]),
+        rates=st.sampled_from([(None, None), (20.0, None), (None, 10.0), (20.0, 10.0)]),
         disk_takes_s=st.sampled_from([0.0, 0.02, 5.0]),
         dates=st.booleans(),
     )
@@ -387,14 +454,17 @@ class Promise(RuleBasedStateMachine):
         max_pending: int,
         max_in_doubt: int,
         max_attempts: int,
-        rate: float | None,
+        merchants: Sequence[str | None],
+        rates: tuple[float | None, float | None],
         disk_takes_s: float,
         dates: bool,
     ) -> None:
         """Choose what stays as it is for all runs."""
         self.computer.concurrency, self.computer.max_pending = concurrency, max_pending
         self.computer.max_attempts = max_attempts
-        self.computer.rate, self.computer.thread_takes_s = rate, disk_takes_s
+        self.computer.rate, self.computer.rate_per_merchant = rates
+        self.computer.thread_takes_s = disk_takes_s
+        self.merchants = merchants
         self.service.dates_cancelations = dates
         self.computer.max_in_doubt = max_in_doubt
         self.audit.limits = concurrency, max_pending, max_in_doubt
@@ -426,8 +496,25 @@ class Promise(RuleBasedStateMachine):
         self.steps += 1
         self.service.troubled.clear()
 
+    @rule(place=places, fate=st.sampled_from((*REFUSALS, *OUTAGES)))
+    def shut_merchant_out(self, place: int, fate: Fate) -> None:
+        """From now on nothing is answered for a merchant, or its key is refused."""
+        self.steps += 1
+        self._shut_out(place, 0.0, fate)
+
+    @rule()
+    def let_merchants_in(self) -> None:
+        """Whatever was wrong with single merchants is mended."""
+        self.steps += 1
+        self.service.shut_out.clear()
+
+    def _shut_out(self, place: int, after_s: float, fate: Fate) -> str | None:
+        merchant_id = self.merchants[place % len(self.merchants)]
+        self.service.shut_out[merchant_id] = self.computer.now + after_s, fate
+        return merchant_id
+
     def _invoice_at(self, place: int) -> str:
-        return self.exported[place % len(self.exported)][0] if self.exported else ""
+        return self.exported[place % len(self.exported)].name if self.exported else ""
 
     # --- runs -------------------------------------------------------------------------------------
 
@@ -470,13 +557,38 @@ class Promise(RuleBasedStateMachine):
         """For a while nothing is answered: no row says so, but for what a stop leaves unknown."""
         ended_at = self.computer.now + after_s + lasts_s
         rows = self._run_shut_out(export, after_s, lasts_s, fate)
-        caught = [row for row in rows if self.audit.fell_into_outage(row.get("invoice_id", ""), ended_at)]
+        caught = [
+            row
+            for row in rows
+            if row["type"] == "result"
+            and row.get("merchant_id") not in self.service.shut_out  # there it lasts longer
+            and self.audit.fell_into_outage(_key(row), ended_at)
+        ]
         self._forbid(caught, BURNT if lasts_s > 500 else BURNT | {"unknown"})
 
     @rule(export=exports, after_s=st.sampled_from([0.0, 0.3, 2.0]), status=st.sampled_from([401, 403, 407]))
     def run_with_a_refused_key(self, export: Export, after_s: float, status: int) -> None:
         """The key ends in the middle: every row that has no answer stays open."""
         self._forbid(self._run_shut_out(export, after_s, 1e9, Fate(status)), BURNT)
+
+    @rule(
+        export=exports,
+        place=places,
+        after_s=st.sampled_from([0.0, 0.3, 2.0]),
+        fate=st.sampled_from((*REFUSALS, Fate("not sent"), Fate("lost"))),
+    )
+    def run_with_a_merchant_shut_out(self, export: Export, place: int, after_s: float, fate: Fate) -> None:
+        """It stays so after the run. Its rows stay open, and all others have theirs."""
+        merchant_id = self._shut_out(place, after_s, fate)
+        rows = self._run(export, [], Trouble())
+        if fate in REFUSALS:
+            self._forbid((row for row in rows if row.get("merchant_id") == merchant_id), BURNT)
+        if self.service.troubled or {line.merchant_id for line in self.exported} == {merchant_id}:
+            return
+        ended = {_key(row) for row in rows if row["type"] == "result"}
+        for line in self.exported:
+            has_ended = line.name in ended or self.audit.latest.get(line.name) in FINAL
+            assert has_ended or line.merchant_id in self.service.shut_out, line
 
     def _run_shut_out(
         self, export: Export, after_s: float, lasts_s: float, fate: Fate
@@ -496,16 +608,18 @@ class Promise(RuleBasedStateMachine):
 
     def _run(self, export: Export, script: Script, trouble: Trouble) -> list[Mapping[str, Any]]:
         self.steps += 1
-        self.exported = export.of(self.exported)
+        self.exported = export.of(self.exported, self.merchants)
         self.audit.begin(self.computer.run_number + 1)
         if not self.exported:
             return []
         self.is_midway = True
         self.service.script = chain.from_iterable(repeat(fate, times) for fate, times in script)
-        for text, valid in self.exported:
-            if valid:
-                status = FIRST_STATUSES[int(text) % len(FIRST_STATUSES)]
-                self.service.open_account(text, status, self.computer.now)
+        for line in self.exported:
+            if line.valid:
+                # The same id is another invoice at another merchant, and often in another state.
+                number = int(line.text) + 3 * self.merchants.index(line.merchant_id)
+                status = FIRST_STATUSES[number % len(FIRST_STATUSES)]
+                self.service.open_account(line.name, status, self.computer.now)
         ending = self.computer.run(_manifest(self.exported), trouble)
         rows = self.audit.end(ending, self.computer.ledger_path.read_bytes())
         assert not self.audit.violations, "; ".join(self.audit.violations)
@@ -521,11 +635,11 @@ class Promise(RuleBasedStateMachine):
             return
         self.service.heal()
         self._run(SAME, [], Trouble())
-        for text, valid in self.exported:
-            reason = self.audit.latest[text if valid else f"!{text}"]
-            assert reason in FINAL, (text, reason)
-            if valid:
-                assert self.service.accounts[text].status == STATUS_OF[reason], (text, reason)
+        for line in self.exported:
+            reason = self.audit.latest[line.name]
+            assert reason in FINAL, (line, reason)
+            if line.valid:
+                assert self.service.accounts[line.name].status == STATUS_OF[reason], (line, reason)
         self._run(SAME, [], Trouble())
         assert not self.audit.requests, "settled, and asked again"
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from batchcancel.api.reply import parse_reply
+from batchcancel.api.reply import _USUAL_RFC3339_UTC, _utc_s, parse_reply
 from batchcancel.model import Reply
 
 _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -131,6 +131,36 @@ def test_decimal_literal_keeps_its_digits(literal: str) -> None:
     """No amount ever passes through a float."""
     body = f'{{"orderInformation":{{"amountDetails":{{"totalAmount":{literal}}}}}}}'.encode()
     assert parse_reply(200, CIMultiDict(), body, now=0.0).invoice.amount == literal
+
+
+@given(st.from_regex(_USUAL_RFC3339_UTC, fullmatch=True))
+def test_time_of_the_usual_form_exists(text: str) -> None:
+    """The quick look lets nothing pass that the calendar does not have."""
+    assert _utc_s(text) is not None
+
+
+@example("2023-02-29T00:00:00Z")
+@example("2024-02-29T00:00:00Z")
+@example("2024-04-31T00:00:00Z")
+@example("2024-12-31T24:00:00Z")
+@example("2024-12-31T23:59:60Z")
+@example("0000-01-01T00:00:00Z")
+@example("2024-01-01T00:00:00Z\n")
+@given(
+    st.builds(
+        "{}-{}-{}T{}:{}:{}{}{}".format,
+        st.sampled_from(["0000", "0001", "1999", "2023", "2024", "9999"]),
+        *[st.sampled_from(["00", "01", "02", "12", "13", "23", "24", "28", "29", "30", "31", "59", "60"])]
+        * 5,
+        st.sampled_from(["", ".", ".1", ".123456789", ".1234567890"]),
+        st.sampled_from(["Z", "z", "", "+00:00", "-00:00", "+01:00", "Z\n"]),
+    )
+)
+def test_time_is_kept_if_it_exists(text: str) -> None:
+    """Whichever way it was looked at: month ends, leap years and hours are the calendar's."""
+    body = json.dumps({"submitTimeUtc": text}).encode()
+    kept = parse_reply(200, CIMultiDict(), body, now=0.0).invoice.submitted_at
+    assert kept == (text if _utc_s(text) is not None else None)
 
 
 @given(st.emails(), st.text(), st.text())

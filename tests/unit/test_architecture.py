@@ -47,12 +47,13 @@ TABLE: Final[Mapping[str, Part]] = {
     "errors": part(),
     "model": part("", "msgspec"),
     "settings": part("errors", "msgspec"),
-    "manifest": part("errors model", "aiofiles msgspec"),
+    "buckets": part(),
+    "manifest": part("errors model buckets", "aiofiles msgspec"),
     "api": part("errors model", "aiohttp yarl msgspec cryptography joserfc"),
     "verdict": part("errors model", "msgspec"),
     "retry": part("errors model verdict", "tenacity msgspec"),
     "pace": part("errors model"),
-    "ledger": part("errors model", "msgspec"),
+    "ledger": part("errors model buckets", "msgspec"),
     "gates": part("errors model", "msgspec"),
     "pipeline": part("errors model verdict retry pace gates", "msgspec"),
     # The simulator stands below job in the table, but ``--env sandbox`` runs it inside the process.
@@ -61,7 +62,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp cryptography"),
-    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec"),
+    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec uvloop"),
     ROOT: part("errors model job settings"),
     # ``python -m batchcancel``: another door to the command, with nothing of its own.
     "__main__": part("cli"),
@@ -432,7 +433,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     """The libraries of a run are imported by a run, those of a report by a report."""
     loaded = {name.partition(".")[0] for name in json.loads(run_python(LOADED, *arguments)[0])}
     assert "batchcancel" in loaded
-    of_a_run = {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography"}
+    of_a_run = {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
     assert loaded & (of_a_run | {"jinja2", "pygal", "xlsxwriter"}) == set()
 
 

@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from batchcancel.errors import (
     CanaryFailedError,
     CredentialsRefusedError,
     LedgerWriteError,
     ManifestChangedError,
+    NotSentError,
     ReplyLostError,
     ThresholdExceededError,
 )
@@ -29,6 +31,7 @@ from batchcancel.model import (
     Result,
     Skip,
     Standing,
+    StopRequested,
     Tally,
 )
 from batchcancel.pace import Pace, Quota
@@ -56,12 +59,15 @@ class House:
         self.own_quotas = False
         self.answers: dict[str | None, Answer] = {}
         """What is said to a merchant besides what a good service says."""
+        self.answered_earlier: set[tuple[str | None, str]] = set()
+        """Invoices, by merchant and id, that have their answer from an earlier run."""
         self.takes_s = 0.01
         self.sent: list[tuple[str | None, RequestKind, str | None, float]] = []
         self.in_flight = self.most_in_flight = 0
         self.rows: list[Result | Skip] = []
         self.events: list[Event] = []
         self.read = 0
+        self.read_takes_s = 0.0
         self.read_fails_at: int | None = None
         self.sink_fails_at: int | None = None
         self.fleet: Fleet
@@ -91,14 +97,21 @@ class House:
             if self.read == self.read_fails_at:
                 raise ManifestChangedError("changed")
             self.read += 1
-            yield row
+            if self.read_takes_s:
+                await asyncio.sleep(self.read_takes_s)
+            key = (row.merchant_id, row.invoice_id)
+            yield structs.replace(row, standing=Standing.SETTLED) if key in self.answered_earlier else row
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         slots = asyncio.Semaphore(self.concurrency)
         exposure = Exposure(places=self.concurrency, doubts=250)
         entrance = Entrance(self.gates)
         shared = Quota(None, on_event=self.events.append)
-        to_ask = Counter(row.merchant_id for row in rows if row.valid)
+        to_ask = Counter(
+            row.merchant_id
+            for row in rows
+            if row.valid and (row.merchant_id, row.invoice_id) not in self.answered_earlier
+        )
 
         def open_lane(merchant_id: str | None, on_failure: Callable[[Exception], None]) -> Lane:
             own = Quota(self.rate_per_merchant, on_event=self.events.append)
@@ -113,11 +126,11 @@ class House:
                 retrier=Retrier(pace, max_attempts=3, ledger_began_at=None),
                 pace=pace,
                 sink=self,
-                standing_of=lambda _key: Standing.TO_ASK,
                 workers=self.concurrency,
                 exposure=Turnstile(exposure),
                 entrance=entrance,
                 on_failure=on_failure,
+                on_event=self.events.append,
             )
             pace.unfinished = pipeline.unfinished
             return Lane(merchant_id=merchant_id, pace=pace, pipeline=pipeline, to_ask=to_ask[merchant_id])
@@ -128,6 +141,7 @@ class House:
         try:
             await self.fleet.run(self.manifest(rows))
         finally:
+            self.ended_at = asyncio.get_running_loop().time()
             self.tally = self.fleet.tally(rows=len(rows))
             assert self.tally.is_conserved
         return self.tally
@@ -200,6 +214,31 @@ def test_a_refused_merchant_stops_only_its_own_rows(
     assert not any(merchant == "b" for merchant, _ in house.posts())
 
 
+@pytest.mark.parametrize("is_sorted", [True, False], ids=["sorted", "mixed"])
+@pytest.mark.parametrize("room", [3, MAX_WAITING])
+def test_a_refused_merchant_leaves_only_open_what_has_no_answer(
+    in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch, room: int, *, is_sorted: bool
+) -> None:
+    """Rows that have their answer from an earlier run count so, were they read ahead or come later."""
+    monkeypatch.setattr("batchcancel.pipeline.fleet.MAX_WAITING", room)
+    house = House()
+    house.answers["b"] = refuse
+    house.answered_earlier = {("b", str(number)) for number in range(1, 16)}
+    tally = in_virtual_time(house.run(rows_of("a", "b", sorted_by_merchant=is_sorted)))
+    assert (tally.results, tally.settled_earlier, tally.open) == ({"canceled": 20}, 15, 5)
+    assert [one.open for one in house.fleet.stopped_merchants] == [5]
+
+
+def test_a_merchant_without_an_open_invoice_is_not_asked_about(in_virtual_time: InVirtualTime) -> None:
+    """Not even by the signed read: a key that is refused by now changes nothing."""
+    house = House()
+    house.answers["b"] = refuse
+    house.answered_earlier = {("b", str(number)) for number in range(1, 21)}
+    tally = in_virtual_time(house.run(rows_of("a", "b")))
+    assert (tally.results, tally.settled_earlier, tally.open) == ({"canceled": 20}, 20, 0)
+    assert not any(merchant == "b" for merchant, *_ in house.sent)
+
+
 def test_a_merchant_that_is_refused_in_the_middle_keeps_what_it_has(in_virtual_time: InVirtualTime) -> None:
     """The key is asked about for this merchant alone; what was answered before counts."""
     house = House(concurrency=2)
@@ -209,6 +248,7 @@ def test_a_merchant_that_is_refused_in_the_middle_keeps_what_it_has(in_virtual_t
     assert house.settled()["a"] == 50
     assert 0 < house.settled()["b"] < 50
     assert stopped.open == tally.open == 50 - house.settled()["b"]
+    assert sum(isinstance(event, MerchantStopped) for event in house.events) == 1
 
 
 def test_all_merchants_may_be_refused(in_virtual_time: InVirtualTime) -> None:
@@ -244,6 +284,58 @@ def test_an_outage_of_one_merchant_stops_only_its_own_rows(in_virtual_time: InVi
     assert "no good reply for 600 s" in stopped.why
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [NotSentError("dns"), ReplyLostError("reset"), Reply(http_status=503)],
+    ids=["dns", "lost", "503"],
+)
+@pytest.mark.parametrize("concurrency", [4, 16])
+def test_an_outage_of_one_merchant_holds_no_other_up(
+    in_virtual_time: InVirtualTime, failure: Exception | Reply, concurrency: int
+) -> None:
+    """Its invoices keep no places meanwhile, and not all that may be in doubt are its own."""
+    house = House(concurrency=concurrency)
+
+    def fail(_kind: RequestKind, _one: str | None, now: float) -> Reply | None:
+        if now > 1000.3 and isinstance(failure, Exception):
+            raise failure
+        return failure if now > 1000.3 and isinstance(failure, Reply) else None
+
+    house.answers["b"] = fail
+    in_virtual_time(house.run(rows_of("a", "b", each=1500)))
+    assert house.settled()["a"] == 1500
+    assert max(at for merchant, *_, at in house.sent if merchant == "a") < 1000 + 60
+    assert sum(isinstance(row, Result) and row.reason == "unknown" for row in house.rows) < 80
+    assert [one.merchant_id for one in house.fleet.stopped_merchants] == ["b"]
+
+
+@pytest.mark.parametrize("answer", [Reply(http_status=429, retry_after_s=5.0), None], ids=["429", "outage"])
+def test_a_merchant_that_was_idle_for_long_may_still_wait(
+    in_virtual_time: InVirtualTime, answer: Reply | None
+) -> None:
+    """Time in which nothing was asked for it is no time without a good reply."""
+    house = House(concurrency=1)
+    house.takes_s = 1.0
+    others = rows_of("a", each=MAX_WAITING + 700)
+    late = ManifestRow(row=0, invoice_id="late", merchant_id="b")
+    in_vain: list[float] = []
+
+    def be_slow(_kind: RequestKind, one: str | None, now: float) -> Reply | None:
+        if (one != "late" and not in_vain) or len(in_vain) > 12 or (answer and in_vain):
+            return None
+        in_vain.append(now)
+        if answer is None:
+            raise NotSentError("ClientConnectorError")
+        return answer
+
+    house.answers["b"] = be_slow
+    rows = [ManifestRow(row=0, invoice_id="early", merchant_id="b"), *others, late]
+    tally = in_virtual_time(house.run(rows))
+    assert in_vain[0] > 1000 + 600
+    assert tally.open == 0
+    assert house.fleet.stopped_merchants == ()
+
+
 @pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
 def test_a_429_makes_everyone_wait_who_shares_the_quota(
     in_virtual_time: InVirtualTime, *, own_quotas: bool
@@ -257,6 +349,39 @@ def test_a_429_makes_everyone_wait_who_shares_the_quota(
     assert tally.results == {"canceled": 100}
     last_of_b = max(at for merchant, _, _, at in house.sent if merchant == "b")
     assert (last_of_b > 1060) is not own_quotas
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+def test_merchants_that_pause_hold_no_other_up(in_virtual_time: InVirtualTime, concurrency: int) -> None:
+    """However many of them there are: whoever finds its merchant paused gives its place back."""
+    house = House(concurrency=concurrency)
+    house.own_quotas = True
+    throttled = Reply(http_status=429, retry_after_s=60.0)
+    paused = "abcdefghijklmnopqrst"
+    house.answers |= dict.fromkeys(
+        paused, lambda kind, _one, now: throttled if kind is CANCEL and 1000.02 < now < 1030 else None
+    )
+    tally = in_virtual_time(house.run(rows_of(*paused, "z", each=50)))
+    assert tally.results == {"canceled": 21 * 50}
+    assert max(at for merchant, *_, at in house.sent if merchant == "z") < 1000 + 2
+
+
+@pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
+def test_a_429_that_asks_for_too_long_stops_everyone_who_shares_the_quota(
+    in_virtual_time: InVirtualTime, *, own_quotas: bool
+) -> None:
+    """Each is listed, and nobody goes on against the service's word."""
+    house = House(concurrency=2)
+    house.own_quotas = own_quotas
+    throttled = Reply(http_status=429, retry_after_s=3600.0)
+    house.answers["a"] = lambda kind, _one, _now: throttled if kind is CANCEL else None
+    in_virtual_time(house.run(rows_of("a", "b", "c", each=50, sorted_by_merchant=True)))
+    stopped = {one.merchant_id: one.why for one in house.fleet.stopped_merchants}
+    assert stopped.keys() == ({"a"} if own_quotas else {"a", "b", "c"})
+    assert "asks to wait 3600 s" in stopped["a"]
+    asked_at = min(at for merchant, kind, _, at in house.sent if merchant == "a" and kind is CANCEL)
+    late = [merchant for merchant, _, _, at in house.sent if at > asked_at + house.takes_s]
+    assert bool(late) is own_quotas
 
 
 def test_each_merchant_has_a_rate_of_its_own(in_virtual_time: InVirtualTime) -> None:
@@ -286,6 +411,29 @@ def test_the_reader_is_not_far_ahead_of_a_slow_merchant(in_virtual_time: InVirtu
     assert tally.open == 2 * MAX_WAITING - len(house.rows)
 
 
+def test_a_stop_ends_the_reading_also_among_the_rows_of_who_is_over(in_virtual_time: InVirtualTime) -> None:
+    """However many rows of a refused merchant are still to come: none of them is read for nothing."""
+    house = House()
+    house.read_takes_s = 0.1
+    house.answers["a"] = refuse
+    rows = rows_of("a", "b", each=500, sorted_by_merchant=True)
+    tally = in_virtual_time(house.run(rows, during=after(5.0, lambda: house.fleet.stop("SIGTERM"))))
+    assert house.read <= 52
+    assert tally.open == 1000
+
+
+def test_a_merchant_that_is_refused_leaves_room_for_the_others(
+    in_virtual_time: InVirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were read ahead for it, and the one that waits for room, give their room back."""
+    monkeypatch.setattr("batchcancel.pipeline.fleet.MAX_WAITING", 3)
+    house = House()
+    bad = [f"bad{number}" for number in range(5)]
+    house.answers |= dict.fromkeys(bad, refuse)
+    tally = in_virtual_time(house.run(rows_of(*bad, "a", each=10, sorted_by_merchant=True)))
+    assert tally.results == {"canceled": 10}
+
+
 @pytest.mark.parametrize("way", ["stop", "abort"])
 def test_a_stop_ends_every_merchant(in_virtual_time: InVirtualTime, way: str) -> None:
     """Whoever is in flight is drained or let go; nobody begins any more, rows stay open."""
@@ -302,12 +450,27 @@ def test_a_stop_ends_every_merchant(in_virtual_time: InVirtualTime, way: str) ->
     assert len(unknown) == (2 if way == "abort" else 0)
 
 
-def test_a_stop_before_the_first_row_sends_nothing(in_virtual_time: InVirtualTime) -> None:
+def test_a_stop_sends_home_who_waits_for_its_turn(in_virtual_time: InVirtualTime) -> None:
+    """One of each merchant for the rate, those behind it for a place: the run is over at once."""
+    house = House(concurrency=4)
+    house.own_quotas, house.rate_per_merchant = True, 0.1
+    stop = after(15.0, lambda: house.fleet.stop("SIGTERM"))
+    tally = in_virtual_time(house.run(rows_of("a", "b"), during=stop))
+    assert house.settled() == {"a": 1, "b": 1}
+    assert tally.open == 38
+    assert house.ended_at - 1000 < 15.1
+
+
+@pytest.mark.parametrize("merchants", [("a",), ("a", "b")], ids=["one", "two"])
+def test_a_stop_before_the_first_row_sends_nothing(
+    in_virtual_time: InVirtualTime, merchants: tuple[str, ...]
+) -> None:
     """Neither reads nor cancelations."""
     house = House()
-    tally = in_virtual_time(house.run(rows_of("a", "b"), during=lambda: house.fleet.stop("SIGTERM")))
+    rows = rows_of(*merchants)
+    tally = in_virtual_time(house.run(rows, during=lambda: house.fleet.stop("SIGTERM")))
     assert house.sent == []
-    assert tally.open == 40
+    assert tally.open == len(rows)
 
 
 def test_a_threshold_stops_all_merchants_at_once(in_virtual_time: InVirtualTime) -> None:
@@ -384,6 +547,7 @@ def test_a_failure_from_outside_stops_all(in_virtual_time: InVirtualTime) -> Non
     failure = LedgerWriteError("removed")
     with pytest.raises(LedgerWriteError, match="removed"):
         in_virtual_time(house.run(rows_of("a", "b"), during=after(2.5, lambda: house.fleet.fail(failure))))
+    assert house.ended_at - 1000 < 2.6  # there is nothing to drain to
 
 
 def test_a_defect_of_one_merchant_is_the_runs(in_virtual_time: InVirtualTime) -> None:
@@ -392,13 +556,15 @@ def test_a_defect_of_one_merchant_is_the_runs(in_virtual_time: InVirtualTime) ->
 
     def break_down(kind: RequestKind, _one: str | None, _now: float) -> Reply | None:
         if kind is CANCEL:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("customer@example.com")
         return None
 
     house.answers["b"] = break_down
     with pytest.raises(ZeroDivisionError):
         in_virtual_time(house.run(rows_of("a", "b", each=500)))
     assert house.settled()["a"] < 30
+    told = {event.why for event in house.events if isinstance(event, StopRequested)}
+    assert told == {"ZeroDivisionError"}  # its own words may hold what no log may
 
 
 def test_cancellation_ends_every_merchant(in_virtual_time: InVirtualTime) -> None:

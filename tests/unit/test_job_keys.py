@@ -154,8 +154,9 @@ def test_token_over_an_encrypted_body_equals_the_official_sdks(
     vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byte for byte: the digest is of the wrapped body; a key for replies is named where there is one."""
-    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["jwt_claims"]["jti"])
-    headers = _load(_encrypting(vector["config"])).signer.headers(
+    signer = _load(_encrypting(vector["config"])).signer
+    monkeypatch.setattr(signer, "_new_jti", lambda: vector["jwt_claims"]["jti"])
+    headers = signer.headers(
         method="POST",
         target=vector["jwt_claims"]["request-resource-path"],
         host=vector["config"]["run_environment"],
@@ -170,10 +171,10 @@ def test_token_of_a_look_up_with_encryption_on_equals_the_official_sdks(
 ) -> None:
     """It has no digest, for there is no body."""
     vector = _VECTORS["mle"]["get_with_request_mle_on"]
-    monkeypatch.setattr("batchcancel.api.signing.uuid4", lambda: vector["claims"]["jti"])
+    signer = _load(_encrypting(_VECTORS["mle"]["request"][0]["config"])).signer
+    monkeypatch.setattr(signer, "_new_jti", lambda: vector["claims"]["jti"])
     method, target, _ = vector["request_line"].split(" ")
-    keys = _load(_encrypting(_VECTORS["mle"]["request"][0]["config"]))
-    bearer = keys.signer.headers(
+    bearer = signer.headers(
         method=method, target=target, host="api.visaacceptance.com", body=None, now=vector["claims"]["iat"]
     )["Authorization"].removeprefix("Bearer ")
     own = RSAKey.import_key(_VECTORS["p12_material"]["merchant"]["private_key_pem"])

@@ -8,23 +8,37 @@ from pathlib import Path
 
 import pytest
 
+from batchcancel.buckets import Buckets
 from batchcancel.errors import ManifestError
 from batchcancel.manifest import Check, Format, ManifestOptions, open_manifest, read_excluded_ids
-from batchcancel.model import ManifestRow, MatchField, Standing
+from batchcancel.model import REASONS, ManifestRow, MatchField, Reason, Standing, key_digest
 
 DEFAULTS = ManifestOptions()
 
 
-async def read_all(
-    *paths: Path, options: ManifestOptions = DEFAULTS, settled: frozenset[str] = frozenset()
-) -> tuple[Check, list[ManifestRow]]:
+async def read_all(*paths: Path, options: ManifestOptions = DEFAULTS) -> tuple[Check, list[ManifestRow]]:
     """Check the manifests, then read their rows."""
     names = [str(path) for path in paths]
     async with open_manifest(names, options=options, spool_dir=paths[0].parent) as manifest:
-        check = await manifest.check(
-            standing_of=lambda key: Standing.SETTLED if key in settled else Standing.TO_ASK
-        )
+        check = await manifest.check()
         return check, [row async for row in manifest.rows()]
+
+
+def standing_of(reason: Reason | None, is_excluded: bool) -> Standing:  # noqa: FBT001 - a StandingOf
+    """Tell where an invoice stands; simpler than the job does."""
+    if reason is None:
+        return Standing.EXCLUDED if is_excluded else Standing.TO_ASK
+    return {Reason.UNKNOWN: Standing.TO_LOOK_UP, Reason.NETWORK: Standing.HELD_BACK}.get(
+        reason, Standing.SETTLED
+    )
+
+
+def remembered(folder: Path, *results: tuple[str, Reason]) -> Buckets:
+    """Remember results by the keys of their invoices, in order."""
+    reasons = Buckets(folder)
+    for key, reason in results:
+        reasons.add(key_digest(key), REASONS.index(reason))
+    return reasons
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -119,13 +133,17 @@ async def test_duplicates_point_to_the_first_row_across_files(tmp_path: Path) ->
     """An id counts once, wherever it stands again; invalid text likewise."""
     one = written(tmp_path, "one.csv", "id\n1\n..\n1\n")
     two = written(tmp_path, "two.txt", "2\n1\n..\n3\n")
-    check, rows = await read_all(one, two, settled=frozenset({"2", "!.."}))
     first, second = str(one), str(two)
+    reasons = remembered(tmp_path, ("2", Reason.PAID), ("!..", Reason.INVALID_ID))
+    async with open_manifest([first, second], options=DEFAULTS, spool_dir=tmp_path) as manifest:
+        check = await manifest.check(standing_of=standing_of, reasons=reasons)
+        rows = [row async for row in manifest.rows()]
+    settled = Standing.SETTLED
     assert rows == [
         ManifestRow(row=1, invoice_id="1", file=first),
-        ManifestRow(row=2, invoice_id="..", valid=False, file=first),
+        ManifestRow(row=2, invoice_id="..", valid=False, file=first, standing=settled),
         ManifestRow(row=3, invoice_id="1", file=first, duplicate_of=1, duplicate_of_file=first),
-        ManifestRow(row=1, invoice_id="2", file=second),
+        ManifestRow(row=1, invoice_id="2", file=second, standing=settled),
         ManifestRow(row=2, invoice_id="1", file=second, duplicate_of=1, duplicate_of_file=first),
         ManifestRow(
             row=3, invoice_id="..", valid=False, file=second, duplicate_of=2, duplicate_of_file=first
@@ -241,6 +259,8 @@ async def test_rows_say_whose_invoice_they_are(tmp_path: Path, name: str, conten
         pytest.param("m.jsonl", '{"id":1,"who":["a"]}\n', 1, "is no merchant id", id="list"),
         pytest.param("m.jsonl", '{"id":1,"who":"a","who":"b"}\n', 1, "'who' stands there twice", id="twice"),
         pytest.param("m.csv", "id\n1\n", 1, "no column is called 'who'", id="no-column"),
+        pytest.param("m.csv", "who\n1\n", 1, "'who' is the id's column", id="id-column"),
+        pytest.param("m.jsonl", '{"who":1}\n', 1, "'who' is the id's column", id="id-field"),
     ],
 )
 async def test_a_row_of_nobody_is_malformed(
@@ -253,18 +273,32 @@ async def test_a_row_of_nobody_is_malformed(
 
 async def test_the_check_counts_where_invoices_stand(tmp_path: Path) -> None:
     """Every row is in exactly one place; only what is asked about is open."""
-    standings = {
-        "1": Standing.SETTLED,
-        "2": Standing.EXCLUDED,
-        "3": Standing.HELD_BACK,
-        "4": Standing.TO_LOOK_UP,
-        "!b@d": Standing.SETTLED,
-    }
+    reasons = remembered(
+        tmp_path,
+        ("1", Reason.UNKNOWN),
+        ("3", Reason.NETWORK),
+        ("4", Reason.UNKNOWN),
+        ("!b@d", Reason.INVALID_ID),
+        ("b@d2", Reason.PAID),
+        ("1", Reason.CANCELED),
+    )
     path = written(tmp_path, "a.txt", "1\n2\n3\n4\n5\n5\nb@d\nb@d2\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        check = await manifest.check(standing_of=lambda key: standings.get(key, Standing.TO_ASK))
+        check = await manifest.check(
+            standing_of=standing_of, reasons=reasons, excluded=frozenset({"1", "2", "b@d2"})
+        )
+        rows = [row async for row in manifest.rows()]
     assert (check.rows, check.distinct, check.invalid, check.duplicates) == (8, 5, 2, 1)
     assert (check.settled, check.excluded, check.held_back, check.open, check.to_settle) == (2, 1, 1, 2, 3)
+    assert [row.standing for row in rows if row.duplicate_of is None] == [
+        Standing.SETTLED,
+        Standing.EXCLUDED,
+        Standing.HELD_BACK,
+        Standing.TO_LOOK_UP,
+        Standing.TO_ASK,
+        Standing.SETTLED,
+        Standing.TO_ASK,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import io
@@ -13,27 +14,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batchcancel import buckets
 from batchcancel.errors import ManifestChangedError, ManifestError
 from batchcancel.manifest import Format, Manifest, ManifestOptions, open_manifest
 from batchcancel.manifest import source as source_module
 from batchcancel.manifest.source import Source, open_source
-from batchcancel.model import Standing
 
 DEFAULTS = ManifestOptions()
 CSV = ManifestOptions(format=Format.CSV)
 
 
-def to_ask(_key: str) -> Standing:
-    """Say that every invoice is to be asked about."""
-    return Standing.TO_ASK
-
-
 def is_open(path: Path) -> bool:
     """Tell whether this process holds a descriptor of a file."""
     return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
+
+
+def holds_file_in(folder: Path) -> bool:
+    """Tell whether this process holds a descriptor of any file in a folder, one without a name included."""
+    return any(os.path.realpath(link).startswith(f"{folder}/") for link in Path("/proc/self/fd").iterdir())
 
 
 def names_in(folder: Path) -> list[str]:
@@ -57,7 +59,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
 
 async def collected(manifest: Manifest) -> list[str]:
     """Check, then list the ids."""
-    await manifest.check(standing_of=to_ask)
+    await manifest.check()
     return [row.invoice_id async for row in manifest.rows()]
 
 
@@ -73,7 +75,7 @@ async def test_standard_input_is_spooled_unnamed(tmp_path: Path, piped: Callable
     piped(content)
     async with open_manifest(["-"], options=CSV, spool_dir=tmp_path) as manifest:
         assert names_in(tmp_path) == []
-        check = await manifest.check(standing_of=to_ask)
+        check = await manifest.check()
         assert [row.invoice_id async for row in manifest.rows()] == ["1", "2"]
     assert check.files[0].path == "-"
     assert check.files[0].sha256 == hashlib.sha256(content).hexdigest()
@@ -151,7 +153,7 @@ async def test_a_replaced_path_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "m.txt"
     path.write_text("1\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         other = tmp_path / "other.txt"
         other.write_text("666\n")
         other.replace(path)
@@ -185,7 +187,7 @@ async def test_a_changed_file_yields_no_row(tmp_path: Path, change: Callable[[Pa
     path = tmp_path / "m.txt"
     path.write_text("1\n2\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         change(path)
         rows = manifest.rows()
         with pytest.raises(ManifestChangedError, match=r"m\.txt: it changed since it was checked"):
@@ -201,7 +203,7 @@ async def test_a_change_that_keeps_size_and_time_is_found_before_it_is_parsed(
     path = tmp_path / "m.txt"
     path.write_text("1\n2\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         change(path)
         with pytest.raises(ManifestChangedError):
             await anext(manifest.rows())
@@ -216,7 +218,7 @@ async def test_a_later_block_that_changed_is_not_parsed(
     lines = [f"I{number:06d}" for number in range(300_000)]
     path.write_text("\n".join(lines))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         with path.open("r+b") as file:
             file.seek(-6, os.SEEK_END)
             file.write(b"666666")
@@ -234,7 +236,7 @@ async def test_a_file_that_grows_under_the_check_is_refused(tmp_path: Path) -> N
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
         grow(path)
         with pytest.raises(ManifestChangedError):
-            await manifest.check(standing_of=to_ask)
+            await manifest.check()
 
 
 async def test_a_file_that_changes_between_batches_stops_the_rows(tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ async def test_a_file_that_changes_between_batches_stops_the_rows(tmp_path: Path
     path = tmp_path / "m.txt"
     path.write_text("\n".join(f"I{number}" for number in range(3000)))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         rows = manifest.rows()
         read = [(await anext(rows)).invoice_id]
         touch(path)
@@ -259,7 +261,7 @@ async def test_a_fault_in_the_second_pass_is_a_safety_stop(
     path = tmp_path / "m.txt"
     path.write_text("1\n")
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
 
         def fail(_descriptor: int, _size: int, _offset: int) -> bytes:
             raise OSError(5, "Input/output error")
@@ -267,6 +269,32 @@ async def test_a_fault_in_the_second_pass_is_a_safety_stop(
         monkeypatch.setattr(os, "pread", fail)
         with pytest.raises(ManifestChangedError, match="Input/output error"):
             await anext(manifest.rows())
+
+
+@pytest.mark.parametrize("call", ["pwrite", "pread"])
+async def test_ids_that_can_not_be_compared_beside_the_ledger_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A full or broken disk leaves the manifest unchecked; the file is given back."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    path = tmp_path / "m.txt"
+    path.write_text("1\n2\n1\n")
+    real = getattr(os, call)
+
+    def fail(fd: int, data: Any, offset: int) -> Any:
+        if Path(f"/proc/self/fd/{fd}").readlink().is_relative_to(spool):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(buckets, "MAX_HELD", 1)
+    monkeypatch.setattr(os, call, fail)
+    async with open_manifest([str(path)], options=DEFAULTS, spool_dir=spool) as manifest:
+        with pytest.raises(ManifestError, match=r"spool, and that failed \(No space left on device\)"):
+            await manifest.check()
+        with pytest.raises(RuntimeError, match="check"):
+            await anext(manifest.rows())
+        assert not holds_file_in(spool)
 
 
 async def test_rows_need_a_check(tmp_path: Path) -> None:
@@ -294,7 +322,7 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     path = tmp_path / "m.txt"
     path.write_text("\n".join(f"I{number}" for number in range(5000)))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        await manifest.check(standing_of=to_ask)
+        await manifest.check()
         rows = manifest.rows()
         await anext(rows)
         assert is_open(path)
@@ -310,17 +338,12 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 async def test_a_canceled_check_leaves_the_manifest_usable(tmp_path: Path) -> None:
     """Cancellation in the midst of a pass neither hangs nor counts as a check."""
     path = tmp_path / "m.txt"
-    path.write_text("\n".join(f"I{number}" for number in range(5000)))
-
-    def cancel(_key: str) -> Standing:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-        return Standing.TO_ASK
-
+    path.write_text("\n".join(f"I{number}" for number in range(50_000)))
     async with open_manifest([str(path)], options=DEFAULTS, spool_dir=tmp_path) as manifest:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(manifest.check(standing_of=cancel))
+        checking = asyncio.create_task(manifest.check())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(checking, timeout=0.005)
+        assert checking.cancelled()
         with pytest.raises(RuntimeError):
             await anext(manifest.rows())
-        assert len(await collected(manifest)) == 5000
+        assert len(await collected(manifest)) == 50_000

@@ -19,7 +19,6 @@ from batchcancel.model import (
     RunSummary,
     Skip,
     Tally,
-    id_of_key,
     invoice_key,
     utc_text,
 )
@@ -67,7 +66,6 @@ def test_only_open_errors_are_asked_again() -> None:
 def test_an_invalid_id_never_stands_for_a_valid_one(invoice_id: str, *, valid: bool, key: str) -> None:
     """The JSON value true is not the invoice "true"."""
     assert invoice_key(invoice_id, valid=valid) == key
-    assert ManifestRow(row=1, invoice_id=invoice_id, valid=valid).key == key
 
 
 def test_an_invoice_is_told_by_its_merchant_too() -> None:
@@ -75,12 +73,6 @@ def test_an_invoice_is_told_by_its_merchant_too() -> None:
     pairs = [("a", "1"), ("b", "1"), ("a", "b 1"), (None, "a 1"), (None, "1"), ("!a", "1"), (None, "a1")]
     keys = {invoice_key(text, valid=valid, merchant_id=m) for m, text in pairs for valid in (True, False)}
     assert len(keys) == 2 * len(pairs)
-    assert {id_of_key(invoice_key(text, valid=True, merchant_id=m)) for m, text in pairs} == {
-        text for _, text in pairs
-    }
-    assert ManifestRow(row=1, invoice_id="1", merchant_id="a").key == invoice_key(
-        "1", valid=True, merchant_id="a"
-    )
 
 
 def test_times_are_written_in_utc_with_milliseconds() -> None:

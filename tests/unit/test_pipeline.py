@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from batchcancel.errors import (
     CanaryFailedError,
@@ -32,6 +33,7 @@ from batchcancel.model import (
     Standing,
     StopRequested,
     Tally,
+    invoice_key,
 )
 from batchcancel.pace import Pace, Quota
 from batchcancel.pipeline import Entrance, Exposure, Pipeline
@@ -103,7 +105,9 @@ class House:
                 raise ManifestChangedError("changed")
             self.read += 1
             self.most_ahead = max(self.most_ahead, self.read - len(self.rows))
-            yield row
+            yield structs.replace(
+                row, standing=self.standing_of(invoice_key(row.invoice_id, valid=row.valid))
+            )
 
     async def run(self, rows: list[ManifestRow], *, during: Callable[[], object] = lambda: None) -> Tally:
         self.pace = Pace(
@@ -119,7 +123,6 @@ class House:
             retrier=retrier,
             pace=self.pace,
             sink=self,
-            standing_of=self.standing_of,
             workers=self.concurrency,
             exposure=Exposure(places=self.concurrency, doubts=250),
             entrance=self.entrance,

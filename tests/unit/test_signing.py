@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
@@ -122,6 +126,106 @@ def test_http_signature_covers_host_and_port() -> None:
         for host in ("h", "h:1", "h:2")
     }
     assert len(signatures) == 3
+
+
+# --- tokens from a prepared frame ---------------------------------------------------------------------
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+_TEXTS = _TEXT | st.sampled_from(
+    ['"', "\\", '","jti":"', "\x00\x1f\x7f", "\u2028", "\ud7ff", "</script>", "é\U0001f4b8"]
+)
+_REQUESTS = st.fixed_dictionaries(
+    {
+        "method": st.sampled_from(["GET", "POST"]) | _TEXTS,
+        "target": _TEXTS,
+        "host": st.builds(
+            str.__add__, _TEXTS.filter(lambda text: ":" not in text), st.sampled_from(["", ":8080"])
+        ),
+        "body": st.none() | st.sampled_from([b"", b"{}"]) | st.binary(),
+        "now": st.floats(0, 2**33),
+    }
+)
+
+
+def _claims_of(bearer: str) -> bytes:
+    claims = bearer.removeprefix("Bearer ").split(".")[1]
+    return base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))
+
+
+@example(
+    {"method": "POST", "target": '/x"\\', "host": "h:8080", "body": b"{}", "now": 0.5}, "m", None, "id", None
+)
+@given(_REQUESTS, _TEXTS.filter(bool), st.none() | _TEXTS, _TEXTS, st.none() | _TEXTS)
+def test_claims_are_what_the_whole_object_would_be_encoded_to(
+    request: dict[str, Any],
+    merchant_id: str,
+    portfolio_id: str | None,
+    jti: str,
+    response_key_id: str | None,
+) -> None:
+    """Whatever the texts hold, quotes and backslashes included: the bytes are those of one encoding."""
+    signer = JwtSigner(
+        Identity(merchant_id=merchant_id, portfolio_id=portfolio_id),
+        key=lambda: _KEY,
+        response_key_id=None if response_key_id is None else lambda: response_key_id,
+        new_jti=lambda: jti,
+    )
+    claims: dict[str, Any] = {
+        "iss": portfolio_id or merchant_id,
+        "v-c-jwt-version": "2",
+        "v-c-merchant-id": merchant_id,
+        "exp": int(request["now"]) + 120,
+        "iat": int(request["now"]),
+        "jti": jti,
+        "request-host": request["host"].removesuffix(":8080"),
+        "request-method": request["method"],
+        "request-resource-path": request["target"],
+    }
+    if request["body"] is not None:
+        digest = base64.b64encode(hashlib.sha256(request["body"]).digest()).decode()
+        claims |= {"digest": digest, "digestAlgorithm": "SHA-256"}
+    if response_key_id is not None:
+        claims["v-c-response-mle-kid"] = response_key_id
+    expected = msgspec.json.encode(claims, order="sorted")
+    for _ in range(2):  # the second token is made from the frame of the first
+        assert _claims_of(signer.headers(**request)["Authorization"]) == expected
+
+
+@given(st.lists(st.tuples(_REQUESTS, st.booleans(), st.sampled_from([None, "a", "b"])), max_size=6))
+def test_no_token_keeps_anything_of_the_one_before(
+    requests: list[tuple[dict[str, Any], bool, str | None]],
+) -> None:
+    """Second, method, host, body, key and response key change in any order: as if each were the first."""
+    other_key = SharedSecret(key_id="other", secret=b"x" * 32)
+    now_in_force: list[Any] = [None, None]
+    signer = JwtSigner(
+        _IDENTITY,
+        key=lambda: now_in_force[0],
+        response_key_id=lambda: now_in_force[1],
+        new_jti=lambda: "same",
+    )
+    for request, is_other, response_key_id in requests:
+        key = now_in_force[0] = other_key if is_other else _KEY
+        now_in_force[1] = response_key_id or ""
+        fresh = JwtSigner(
+            _IDENTITY,
+            key=lambda key=key: key,  # type: ignore[misc] # bound now, not when the loop has ended
+            response_key_id=lambda: now_in_force[1],
+            new_jti=lambda: "same",
+        )
+        assert signer.headers(**request) == fresh.headers(**request)
+
+
+def test_legacy_signature_of_the_next_second_has_its_own_date() -> None:
+    """What is kept of one second is not used in the next."""
+    signer = HttpSignatureSigner(_IDENTITY, key=lambda: _KEY)
+    dates = [
+        signer.headers(method="GET", target="/x", host="h", body=None, now=now)["Date"] for now in (0, 0.9, 1)
+    ]
+    assert dates == ["Thu, 01 Jan 1970 00:00:00 GMT"] * 2 + ["Thu, 01 Jan 1970 00:00:01 GMT"]
+
+
+# --- secrets ------------------------------------------------------------------------------------------
 
 
 def test_a_key_never_shows_the_secret() -> None:

@@ -16,8 +16,8 @@ from batchcancel.tasks.verify.runs import Run, unaccounted
 class Auditor:
     """Takes a ledger's lines in their order; ``close`` tells what they come to.
 
-    Memory is 16 bytes and a reason for each invoice, a few numbers for each run, and ``MAX_LISTED``
-    findings.
+    Memory is a dictionary's entry for each invoice, about 100 bytes, a few numbers for each run, and
+    ``MAX_LISTED`` findings. An audit is read-only, so it has no place to sort digests on disk.
     """
 
     def __init__(self) -> None:
