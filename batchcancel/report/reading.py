@@ -91,8 +91,8 @@ class Ledgers:
                 """Invoices that have an answer."""
         except OSError as exc:
             raise ReportError(
-                f"So many rows are compared in a file in {folder}, and that failed: {exc.strerror}. Make room "
-                "there, or name another folder with TMPDIR."
+                f"So many rows are compared in a file in {folder}, and that failed: {exc.strerror}. Make "
+                "room there, or name another folder with TMPDIR."
             ) from exc
 
     @property
