@@ -12,10 +12,11 @@ _WIDTH: Final = 860
 _HEIGHT: Final = 210
 """Of one panel."""
 _LEFT: Final = 72
-_RIGHT: Final = 20
+_RIGHT: Final = 40
 _TOP: Final = 46
 _BOTTOM: Final = 34
 _TICKS: Final = 4
+_ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10)
 _STYLE: Final = """\
 text { font: 12px system-ui, sans-serif; fill: #333; }
 .title { font-size: 15px; font-weight: 600; }
@@ -55,9 +56,9 @@ def plot(title: str, panels: Sequence[Panel]) -> str:
 
 
 def round_up(value: float) -> float:
-    """Return the least of 1, 2, 2.5, 4, 5 and 10 times a power of ten that is not below a value above 0."""
+    """Return the least number that is easily divided by four and not below a value above 0."""
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 4, 5, 10) if step * power >= value)
+    return next(step * power for step in _ROUND if step * power >= value)
 
 
 def _panel(panel: Panel, *, top: float, most_s: float) -> list[str]:
@@ -73,12 +74,16 @@ def _panel(panel: Panel, *, top: float, most_s: float) -> list[str]:
 
     parts = [f'<text x="{_LEFT}" y="{top + 12}">{escape(panel.title)}</text>']
     for tick in range(_TICKS + 1):
-        value, at_s = most * tick / _TICKS, most_s * tick / _TICKS
+        value = most * tick / _TICKS
         level = f"{y(value):.1f}"
         parts += [
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{level}" y2="{level}"/>',
             f'<text x="{_LEFT - 8}" y="{level}" dy="4" text-anchor="end">{value:,.6g}</text>',
-            f'<text x="{x(at_s):.1f}" y="{lower + 18}" text-anchor="middle">{at_s:,.0f} s</text>',
         ]
+    tick_s = round_up(most_s / (_TICKS + 1))
+    parts += [
+        f'<text x="{x(at_s):.1f}" y="{lower + 18}" text-anchor="middle">{at_s:,.6g} s</text>'
+        for at_s in (tick_s * number for number in range(math.floor(most_s / tick_s) + 1))
+    ]
     points = " ".join(f"{x(at_s):.1f},{y(value):.1f}" for at_s, value in panel.points)
     return [*parts, f'<polyline class="curve" points="{points}"/>']

@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from batchcancel.api.keys import KeyFiles
 from batchcancel.api.reply import parse_http_date, parse_reply
 from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
+from batchcancel.api.threads import Threads
 from batchcancel.api.wire import Answer, KeptConnectionDroppedError, Wire
 from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind
 
@@ -106,7 +106,7 @@ class Client:
     async def __aenter__(self) -> Self:
         """Open the pool; no connection is made yet."""
         # A pool of its own: RSA must not wait for the disk, nor the ledger for RSA.
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="batchcancel-crypto")
+        self._threads = Threads(os.cpu_count() or 1)
         self._wire = Wire(
             self._base_url,
             headers={
@@ -128,7 +128,7 @@ class Client:
     ) -> None:
         """Close every connection; requests that are still under way fail."""
         await self._wire.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     async def send(
         self,
@@ -235,25 +235,21 @@ class Client:
             body=body,
             now=now,
         )
-        headers = await self._in_thread(sign) if errand.signer.is_slow else sign()
+        headers = await self._threads.run(sign) if errand.signer.is_slow else sign()
         return await self._wire.send(method, errand.target, headers=headers, body=body)
 
     async def _look_after_keys(self) -> None:
-        for change in await self._in_thread(self._key_files.reload):
+        for change in await self._threads.run(self._key_files.reload):
             self._on_event(change)
 
     async def _decrypt(self, token: str) -> bytes | None:
         """Return an encrypted body as it was meant; None if it can't be decrypted."""
         encryption = self._encryption
-        plain = None if encryption is None else await self._in_thread(partial(encryption.decrypt, token))
+        plain = None if encryption is None else await self._threads.run(partial(encryption.decrypt, token))
         if plain is None and not self._has_told_of_decryption:
             self._has_told_of_decryption = True
             self._on_event(DecryptionFailed(has_key=encryption is not None and encryption.decrypts))
         return plain
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run what keeps a core busy, off the event loop; when cancelled, its result is dropped."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _set_clock(self, date: str) -> None:
         service_time = parse_http_date(date)

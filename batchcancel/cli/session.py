@@ -50,14 +50,17 @@ def run_job(settings: Settings) -> int:
     """
     page = _checked_page(settings)
     received: list[int] = []
-    with _signals_raise(), _collected_seldom():
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            try:
-                code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
-            except asyncio.CancelledError:
-                if not received:
-                    raise
-                raise Interrupted(received[0]) from None
+    with (
+        _signals_raise(),
+        _collected_seldom(),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        try:
+            code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            raise Interrupted(received[0]) from None
         if page is not None and has_ledger:
             _write_page(settings.ledger, page, is_interrupted=is_interrupted)
         return code

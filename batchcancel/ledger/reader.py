@@ -7,7 +7,7 @@ Three rules decide what a bad line means, and none of them loses a good one:
 * A bad line that a good one follows is damage. Nothing is cut; a person has to look.
 * A file that holds no good line and does not begin like a ledger is somebody else's file.
 
-Memory is one block, one line, and what ``buckets`` holds of the answers.
+Memory is one block and one line; recovery adds what ``buckets`` holds of the answers.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ def main() -> None:
     """Measure one way; the environment says which keys."""
     task = read_signing_task()
     keys = load_keys(load_settings(["invoices.csv"], env="test"))
-    encryption = keys.encryption
+    signer, encryption = keys.signer, keys.encryption
     target = targets()
 
     def sign(body: bytes) -> dict[str, str]:
-        return keys.signer.headers(method="POST", target=next(target), host=HOST, body=body, now=time.time())
+        return signer.headers(method="POST", target=next(target), host=HOST, body=body, now=time.time())
 
     call: Callable[[], object] = lambda: sign(BODY.encode())  # noqa: E731 - one of three
     if task.way == "decrypt":
