@@ -5,21 +5,23 @@ says. Between ledgers the row of the run that began later counts; where two bega
 that of the ledger that was named later. A run counts as begun no earlier than the runs before it in
 its ledger, so that a clock that was set back changes no order.
 
-Memory is a digest of 16 bytes and a number for each invoice while the first pass lasts, then a number
-for each row that a later one replaced.
+Memory is what ``buckets`` holds while the first pass lasts, then a number for each row that a later one
+replaced.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct
 
+from batchcancel.buckets import BUCKETS, Buckets
 from batchcancel.errors import LedgerMismatchError, ReportError
 from batchcancel.ledger.reader import (
     EndRecord,
@@ -71,9 +73,9 @@ class Ledgers:
                 the first.
             LedgerDamagedError: A bad line is followed by a good one.
             LedgerFaultError: A file can't be read.
+            ReportError: There is no room to compare so many rows.
         """
         self._opened = opened_ledgers
-        self._latest: dict[bytes, int] = {}
         self._replaced: set[int] = set()
         self._keep: dict[str, None] = {}
         self._count = 0
@@ -81,10 +83,17 @@ class Ledgers:
         self._starts: list[str] = [""]  # and when that run began
         self.first_run: RunRecord | None = None
         """Of the first ledger that has one; None if all are empty."""
-        self.files = tuple(self._survey(path, fd) for path, fd in opened_ledgers)
-        self.answers = len(self._latest)
-        """Invoices that have an answer."""
-        self._latest = {}
+        folder = tempfile.gettempdir()  # beside a ledger there may be no right to write
+        try:
+            with closing(Buckets(Path(folder))) as rows:
+                self.files = tuple(self._survey(path, fd, rows) for path, fd in opened_ledgers)
+                self.answers = sum(self._compare(rows.read(bucket)) for bucket in range(BUCKETS))
+                """Invoices that have an answer."""
+        except OSError as exc:
+            raise ReportError(
+                f"So many rows are compared in a file in {folder}, and that failed: {exc.strerror}. Make "
+                "room there, or name another folder with TMPDIR."
+            ) from exc
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -107,13 +116,16 @@ class Ledgers:
                 yield Entry(index, record, is_answer)
                 number += 1
 
-    def _survey(self, path: Path, fd: int) -> LedgerFile:
+    def _survey(self, path: Path, fd: int, rows: Buckets) -> LedgerFile:
+        """Read a ledger, and add the number of each of its rows by the digest of its invoice."""
         good = GoodRecords(fd, path)
         begins_at, start = self._count, ""
         last: Record | None = None
         for _, record in good:
             if isinstance(record, ResultRecord):
-                self._place(record, own_since=begins_at)
+                if record.keep:
+                    self._keep.update(dict.fromkeys(record.keep))
+                rows.add(digest_of(record), self._count)
             elif isinstance(record, RunRecord):
                 self._check_account(record, path)
                 start = max(start, record.started_at)
@@ -133,18 +145,20 @@ class Ledgers:
             torn_bytes=0 if is_live else torn_bytes,
         )
 
-    def _place(self, record: ResultRecord, *, own_since: int) -> None:
-        """Make a row its invoice's answer unless another ledger has a later one."""
-        if record.keep:
-            self._keep.update(dict.fromkeys(record.keep))
-        key = digest_of(record)
-        earlier = self._latest.get(key)
-        if earlier is not None:
-            if earlier < own_since and self._starts[-1] < self._start_of(earlier):
-                self._replaced.add(self._count)
-                return
-            self._replaced.add(earlier)
-        self._latest[key] = self._count
+    def _compare(self, rows: Iterable[tuple[bytes, int]]) -> int:
+        """Note which rows of some invoices are replaced by others; return how many invoices they are."""
+        latest: dict[bytes, int] = {}
+        for digest, number in rows:
+            earlier = latest.setdefault(digest, number)
+            if earlier == number:
+                continue
+            # Within a ledger runs never begin earlier than those before them, so that the later row wins.
+            if self._start_of(number) < self._start_of(earlier):
+                self._replaced.add(number)
+            else:
+                self._replaced.add(earlier)
+                latest[digest] = number
+        return len(latest)
 
     def _start_of(self, number: int) -> str:
         return self._starts[bisect_right(self._segments, number) - 1]

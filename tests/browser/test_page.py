@@ -149,6 +149,21 @@ def test_nothing_overflows(page: Page, width: int) -> None:
     assert labels == []
 
 
+def test_no_cell_s_text_runs_into_the_next(page: Page) -> None:
+    """Whatever an invoice and its merchant are called."""
+    overflowing = (
+        "[...document.querySelectorAll('td, th')].filter(one => one.offsetWidth)"
+        ".filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+    )
+    assert page.evaluate(overflowing) == []
+    for words in ("onerror", "wwwww"):
+        page.evaluate(f"document.getElementById('search').value = {words!r}")
+        page.evaluate("document.getElementById('search').dispatchEvent(new Event('input'))")
+        only = f"document.querySelector('#table tbody').textContent.toLowerCase().includes({words!r})"
+        page.wait_until(f"{only} && document.querySelectorAll('#table tbody tr').length === 1")
+        assert page.evaluate(overflowing) == []
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_and_charts_have_contrast(browser: Browser, page_path: Path, *, dark: bool) -> None:
     """Text 4.5 to 1 and the parts of charts 3 to 1 against what lies behind them, as WCAG 2.2 AA asks."""

@@ -124,6 +124,20 @@ def test_money_is_summed_by_currency_and_by_what_became_of_it(
     assert figures.without_amount == {Outcome.ERROR: 1, Outcome.CANCELED: 1}
 
 
+def test_many_rows_are_compared_in_a_file(
+    tmp_path: Path, write_ledger: WriteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same answers; where there is no room for it that is said."""
+    rows = [{"invoice_id": str(number % 40), "reason": "unknown"} for number in range(100)]
+    path = write_ledger(tmp_path / "a", *rows)
+    write_ledger(path, *({"invoice_id": str(number)} for number in range(30)), **LATER)
+    monkeypatch.setattr("batchcancel.buckets.MAX_HELD", 7)
+    assert figures_of(path).reasons == {Reason.CANCELED: 30, Reason.UNKNOWN: 10}
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ReportError, match="TMPDIR"):
+        figures_of(path)
+
+
 # --- states of a ledger ---------------------------------------------------------------------------
 
 

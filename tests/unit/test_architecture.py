@@ -58,7 +58,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "pipeline": part("errors model verdict retry pace gates", "msgspec"),
     # The simulator stands below job in the table, but ``--env sandbox`` runs it inside the process.
     "job": part(f"{_PIPELINE} sandbox", "msgspec"),
-    "report": part("errors model ledger.reader", "msgspec jinja2 markupsafe pygal xlsxwriter"),
+    "report": part("errors model buckets ledger.reader", "msgspec jinja2 markupsafe pygal xlsxwriter"),
     "tasks": part(f"{_PIPELINE} job report", "msgspec"),
     "observe": part("errors model", "structlog rich"),
     "sandbox": part("", "aiohttp cryptography"),

@@ -4,6 +4,7 @@
 (async () => {
   const PAGE = 100;
   const NUMBERS = new Set(["Amount", "Balance", "Requests", "Latency ms"]);
+  const WORDS = new Set(["Outcome", "Reason", "Decided at (UTC)"]);
   const byId = (id) => document.getElementById(id);
   const status = byId("status");
   const body = document.querySelector("#table tbody");
@@ -76,7 +77,8 @@
         const cell = document.createElement(name === "Invoice" ? "th" : "td");
         if (name === "Invoice") cell.scope = "row";
         if (NUMBERS.has(name)) cell.className = "number";
-        else cell.className = name === "Message" ? "text" : "plain";
+        else if (WORDS.has(name)) cell.className = "plain";
+        else if (name === "Message") cell.className = "text";
         const value = column[name][row];
         const isWord = name === "Outcome" || name === "Reason";
         cell.textContent = value === null ? "" : isWord ? value.replaceAll("_", " ") : value;
