@@ -81,17 +81,23 @@ class Gate:
                 self._released.set()
             self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))
 
+    def pass_by(self) -> bool:
+        """Pass the gate if it is open; tell whether it was."""
+        if not self.is_open:
+            return False
+        self._quota.note_passage()
+        return True
+
     async def wait_open(self) -> None:
         """Return once a request may leave.
 
         Raises:
             RunStoppingError: The run is stopping and the gate is shut.
         """
-        while not self.is_open:
+        while not self.pass_by():
             if self.is_stopping:
                 raise RunStoppingError("the run is stopping while everyone waits")
             if self._holds:
                 await self._released.wait()
             else:
                 await self.sleep(self._quota.pause_left_s)
-        self._quota.note_passage()

@@ -218,7 +218,8 @@ class Pace:
         while True:
             if self._health.is_undecided and self._is_suspicious():
                 await self._decide_streak()
-            await self._gate.wait_open()
+            if not self._gate.pass_by():
+                await self._gate.wait_open()
             await self._slots.acquire()
             try:
                 if await self._may_leave(kind):
@@ -237,7 +238,8 @@ class Pace:
         """
         # A cancelation that waits for its turn gives up at once when the run stops.
         in_a_hurry = kind is RequestKind.CANCEL
-        await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
+        if not self._quota.is_unlimited:
+            await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
         if in_a_hurry and self.is_stopping:
             raise RunStoppingError("no new cancelation leaves")
         if failure := self._too_long or self._quota.too_long or self._key_refused:

@@ -46,14 +46,18 @@ class Quota:
         """How long everyone has to wait still, in seconds; 0 or less if nobody has to."""
         return self._resumes_at - self._clock()
 
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether there is no rate at all, so that it is always everyone's turn."""
+        return self._within is None and self._throttle.is_unlimited
+
     async def take(self, sleep: Sleep = asyncio.sleep) -> None:
         """Wait for the next turn; first come, first served. A cancelled wait gives its place back.
 
         Args:
             sleep: Waits the given seconds, or less if the caller is in a hurry to give up.
         """
-        if not self._throttle.is_unlimited:
-            await self._throttle.take(sleep)
+        await self._throttle.take(sleep)
         if self._within is not None:
             await self._within.take(sleep)
 
