@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ from batchcancel.errors import (
 )
 from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally
 from batchcancel.pace import Pace
+from batchcancel.pipeline.crew import Crew
 from batchcancel.pipeline.entrance import Entrance
 from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, cause_of, precedence
 
@@ -83,8 +84,7 @@ class Fleet:
         self._on_event = on_event
         self._lanes: dict[str | None, Lane] = {}
         self._room = asyncio.Semaphore(MAX_WAITING)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._all_ended = asyncio.Event()
+        self._crew = Crew(on_failure=self._take_failure)
         self._failures: list[Exception] = []
         self._stopped_for: str | None = None
         """Why everything stops; None as long as it does not."""
@@ -155,31 +155,22 @@ class Fleet:
                 one merchant of several: ``stopped_merchants`` tells of that.
             Exception: A defect; what could be drained is drained.
         """
-        self._spawn(self._feed(rows))
+        self._crew.spawn(self._feed(rows))
         try:
-            await self._all_ended.wait()
+            await self._crew.wait()
         except asyncio.CancelledError:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._crew.cancel()
+            await self._crew.settle()
             raise
         if self._failures:
             raise min(self._failures, key=precedence)
 
     # --- tasks ------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and isinstance(failure := task.exception(), Exception):
-            self._failures.append(failure)
-            self.stop(cause_of(failure))
-        if not self._tasks:
-            self._all_ended.set()
+    def _take_failure(self, failure: Exception) -> None:
+        """Stop everyone for what a pipeline or the reader has raised at its end."""
+        self._failures.append(failure)
+        self.stop(cause_of(failure))
 
     async def _feed(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Hand each row to its merchant's pipeline; when too many are ahead, wait."""
@@ -212,7 +203,7 @@ class Fleet:
             if self._stopped_for is not None:
                 lane.stop(self._stopped_for)
             if not self._is_alone:
-                self._spawn(self._work(lane, self._rows_of(lane)))
+                self._crew.spawn(self._work(lane, self._rows_of(lane)))
         return lane
 
     async def _work(self, lane: Lane, rows: AsyncIterator[ManifestRow]) -> None:

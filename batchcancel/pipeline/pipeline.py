@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
 from batchcancel.errors import BatchCancelError, LedgerFaultError, RunStoppingError, SafetyStopError
@@ -25,6 +25,7 @@ from batchcancel.model import (
     Tally,
 )
 from batchcancel.pace import Pace
+from batchcancel.pipeline.crew import Crew
 from batchcancel.pipeline.entrance import Entrance
 from batchcancel.pipeline.exposure import Exposure, Turnstile
 from batchcancel.pipeline.unasked import unasked
@@ -87,8 +88,7 @@ class Pipeline:
         self._row_read: asyncio.Future[None] | None = None
         """Done once the row is there that somebody is reading; None if nobody else waits for it."""
         self._room_to_wait = asyncio.Semaphore(MAX_WAITING)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._all_ended = asyncio.Event()
+        self._crew = Crew(on_failure=self.fail)
         self._stop_requested = asyncio.Event()
         self._failures: list[Exception] = []
         self._exhausted = False
@@ -138,8 +138,7 @@ class Pipeline:
     def abort(self, why: str) -> None:
         """Stop without waiting for what is in flight; what may have acted is written ``unknown``."""
         self.stop(why)
-        for task in self._tasks:
-            task.cancel()
+        self._crew.cancel()
 
     def fail(self, failure: Exception) -> None:
         """Stop for a failure that ``run`` raises at its end; at once if the ledger is what failed."""
@@ -162,13 +161,13 @@ class Pipeline:
             Exception: A defect; what could be drained is drained.
         """
         for _ in range(self._workers):
-            self._spawn(self._work(rows))
+            self._crew.spawn(self._work(rows))
         deadline = asyncio.create_task(self._enforce_drain())
         try:
-            await self._all_ended.wait()
+            await self._crew.wait()
         except asyncio.CancelledError:
             self.abort("the run was cancelled")
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._crew.settle()
             await self._close_rest()
             raise
         finally:
@@ -179,18 +178,6 @@ class Pipeline:
             raise min(self._failures, key=precedence)
 
     # --- tasks --------------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and isinstance(failure := task.exception(), Exception):
-            self.fail(failure)
-        if not self._tasks:
-            self._all_ended.set()
 
     async def _enforce_drain(self) -> None:
         await self._stop_requested.wait()
@@ -257,7 +244,7 @@ class Pipeline:
         step = await self._ask(case)
         if isinstance(step, Waiting):
             await self._room_to_wait.acquire()
-            self._spawn(self._outwait(case, step))
+            self._crew.spawn(self._outwait(case, step))
         else:
             await self._close(case, step)
 

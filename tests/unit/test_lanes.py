@@ -37,6 +37,7 @@ class Signature:
         self.identity = identity
 
     def headers(self, **_request: object) -> dict[str, str]:
+        """Never called: there is no wire."""
         raise NotImplementedError
 
 
