@@ -13,6 +13,7 @@ import click
 
 _COMMANDS: Final = {
     "run": "Cancel the invoices of a manifest and write what became of each.",
+    "config": "Show the value of every option and where it came from.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",

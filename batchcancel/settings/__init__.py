@@ -3,7 +3,8 @@
 An option ``max_attempts`` is the flag ``--max-attempts``, the environment variable
 ``BATCHCANCEL_MAX_ATTEMPTS`` and the key ``max_attempts`` of ``batchcancel.toml``; the first of these
 that is there wins. A table ``[profile.NAME]`` of the file overrides its top level when that profile
-is chosen. Credentials have no flag: other users of a machine can read command lines.
+is chosen, by ``--profile`` or ``BATCHCANCEL_PROFILE``. Credentials have no flag: other users of a machine
+can read command lines.
 
 Values are converted and checked by msgspec, against the types and bounds that stand with each option.
 """
@@ -13,13 +14,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
+from batchcancel.settings.checks import (
+    MISSING_LEDGER,
+    check_log,
+    check_merchants,
+    check_roots,
+    ledger_of,
+    rate_of,
+    warn_of_auth,
+)
 from batchcancel.settings.conditions import read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
@@ -30,7 +40,6 @@ from batchcancel.settings.credentials import (
     read_credentials,
 )
 from batchcancel.settings.options import (
-    FILES,
     NOT_FOR_THE_RECORD,
     Auth,
     Environment,
@@ -43,7 +52,7 @@ from batchcancel.settings.options import (
     RetryErrors,
 )
 from batchcancel.settings.secret_files import Secret
-from batchcancel.settings.sources import Gathering, is_file
+from batchcancel.settings.sources import Gathering, gather
 from batchcancel.settings.target import find_proxy, find_target
 
 __all__ = [
@@ -65,9 +74,6 @@ __all__ = [
     "SharedSecret",
     "load_settings",
 ]
-
-DEFAULT_RATE: Final = 20.0
-"""Requests a second. The service publishes no limit, so the default is low."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -119,6 +125,8 @@ def load_settings(
     manifests: Sequence[str | os.PathLike[str]],
     *,
     environ: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    profile: str | None = None,
     **flags: Any,  # noqa: ANN401 - converted and checked against Options
 ) -> Settings:
     """Gather the options from flags, environment and configuration file, and check them all.
@@ -126,110 +134,58 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
+        config: The configuration file; None: as ``BATCHCANCEL_CONFIG`` says, or the usual places.
+        profile: Its profile; None: as ``BATCHCANCEL_PROFILE`` says, or none.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
         SettingsError: Something is missing, malformed or contradictory; says what and where.
     """
     paths = tuple(os.fspath(path) for path in manifests)
+    file = None if config is None else os.fspath(config)
     try:
-        return _load(paths, os.environ if environ is None else environ, flags)
+        return _load(paths, os.environ if environ is None else environ, flags, config=file, profile=profile)
     except SettingsError as exc:
         # Some tools print the variables of a traceback's frames, and down there these are secret.
         raise exc.with_traceback(None) from None
 
 
-def _load(manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-    gathering = Gathering()
-    gathering.read_file(environ)
-    gathering.read_environment(environ)
-    gathering.read_flags(flags)
-    return _check(manifests, gathering, environ)
+def _load(
+    manifests: tuple[str, ...],
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    *,
+    config: str | None,
+    profile: str | None,
+) -> Settings:
+    return _check(manifests, gather(environ, flags, config=config, profile=profile), environ)
 
 
 def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
+    sources, warnings = gathering.sources, gathering.warnings
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
-    _check_merchants(options, gathering)
-    credentials = None if base_url is None else _credentials(options, gathering)
-    if options.ca_file and not is_file(Path(options.ca_file)):
-        raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
-    ledger = _ledger(manifests, options, environment)
-    others = (getattr(options, name) for name in sorted(FILES))
-    _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
+    check_merchants(options, sources)
+    credentials = None
+    if base_url is not None:
+        warn_of_auth(options, warnings)
+        credentials = read_credentials(options, sources=sources, warnings=warnings)
+    check_roots(options, sources)
+    ledger = ledger_of(manifests, options, environment)
+    if ledger is None:
+        raise SettingsError(MISSING_LEDGER)
+    check_log(options, ledger, manifests)
     return Settings(
         manifests=manifests,
         options=options,
-        sources=gathering.sources,
+        sources=sources,
         environment=environment,
         base_url=base_url,
         ledger=ledger,
-        rate=_rate(options, environment),
+        rate=rate_of(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
-        expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
-        match=read_matches(options.match, source=gathering.sources.get("match", "")),
+        expect_count=read_count(options.expect_count, source=sources.get("expect_count", "")),
+        match=read_matches(options.match, source=sources.get("match", "")),
         credentials=credentials,
-        warnings=tuple(gathering.warnings),
+        warnings=tuple(warnings),
     )
-
-
-def _rate(options: Options, environment: Environment) -> float | None:
-    """Return the requests a second for all merchants together; None for no limit."""
-    if options.rate is not None:
-        return options.rate
-    is_unlimited = environment is Environment.SANDBOX or options.rate_per_merchant is not None
-    return None if is_unlimited else DEFAULT_RATE
-
-
-def _check_merchants(options: Options, gathering: Gathering) -> None:
-    """Refuse a rate for each merchant where the manifest names none."""
-    if options.rate_per_merchant is not None and options.merchant_column is None:
-        raise SettingsError(
-            f"{gathering.sources['rate_per_merchant']} goes with --merchant-column, which says whose "
-            "invoice a row is; use --rate otherwise."
-        )
-
-
-def _credentials(options: Options, gathering: Gathering) -> Credentials:
-    if options.auth is Auth.HTTP_SIGNATURE:
-        gathering.warnings.append(
-            "HTTP Signature is to be migrated to JWT by March 2027; create a REST shared secret key and "
-            "set BATCHCANCEL_AUTH=jwt."
-        )
-    return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
-
-
-def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment) -> Path:
-    if options.ledger is not None:
-        return Path(options.ledger)
-    if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
-        raise SettingsError(
-            "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
-            "several manifests."
-        )
-    path = Path(manifests[0])
-    if path.suffix.lower() == ".gz":
-        path = path.with_suffix("")
-    return Path(f"{path.stem}.{environment}.ledger.jsonl")
-
-
-def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
-    """Refuse a log file that is another file of the run: log lines would be appended to it."""
-    if options.log_file is None:
-        return
-    try:
-        is_other = os.path.realpath(options.log_file) in map(os.path.realpath, others)
-    except ValueError:
-        raise SettingsError("A path holds a NUL character.") from None
-    if is_other:
-        raise SettingsError(
-            f"The log can't go to {options.log_file}: that is the ledger or a file that is read."
-        )
-
-
-def _is_fifo(path: Path) -> bool:
-    """Tell whether a manifest is a pipe, such as a shell's <(...): its name differs from run to run."""
-    try:
-        return path.is_fifo()
-    except (OSError, ValueError):
-        return False  # it can't be opened either, and the manifest's reader says so
