@@ -11,7 +11,7 @@ from batchcancel.api import Client, ServiceClock
 from batchcancel.gates import Gates
 from batchcancel.job.keys import Keys
 from batchcancel.job.opening import Opened
-from batchcancel.model import Event, Reply, RequestKind
+from batchcancel.model import Event, Reply, RequestKind, Subject
 from batchcancel.pace import Pace, Quota, RateLimiter
 from batchcancel.pipeline import Entrance, Exposure, Fleet, Lane, Pipeline, Turnstile
 from batchcancel.retry import Retrier
@@ -56,8 +56,8 @@ def build_fleet(
     def open_lane(merchant_id: str | None, on_failure: Callable[[Exception], None]) -> Lane:
         signer, quota = keys.signer_for(merchant_id), quota_of(merchant_id)
 
-        async def send(kind: RequestKind, invoice_id: str | None) -> Reply:
-            return await client.send(kind, invoice_id, signer=signer, before_repeat=quota.take)
+        async def send(kind: RequestKind, subject: Subject) -> Reply:
+            return await client.send(kind, subject, signer=signer, before_repeat=quota.take)
 
         to_ask = opened.check.open_of.get(merchant_id, 0)
         pace = Pace(send, slots=slots, quota=quota, max_outage_s=options.max_outage, on_event=on_event)

@@ -20,7 +20,14 @@ from batchcancel.model.events import (
 )
 from batchcancel.model.replies import (
     Invoice,
+    Listing,
     Reply,
+)
+from batchcancel.model.requests import (
+    NewInvoice,
+    Page,
+    RequestKind,
+    Subject,
 )
 from batchcancel.model.rows import (
     ManifestRow,
@@ -35,7 +42,6 @@ from batchcancel.model.words import (
     MatchField,
     Outcome,
     Reason,
-    RequestKind,
     ResolvedBy,
     RunState,
     SkipReason,
@@ -53,10 +59,13 @@ __all__ = [
     "GroupCommitted",
     "Invoice",
     "KeyFileChanged",
+    "Listing",
     "ManifestRow",
     "MatchField",
     "MerchantStopped",
+    "NewInvoice",
     "Outcome",
+    "Page",
     "PauseCause",
     "PauseEnded",
     "PauseStarted",
@@ -75,6 +84,7 @@ __all__ = [
     "Standing",
     "StopRequested",
     "StoppedMerchant",
+    "Subject",
     "Tally",
     "invoice_key",
     "key_digest",
