@@ -37,6 +37,7 @@ from batchcancel.model.rows import (
     StoppedMerchant,
     Tally,
 )
+from batchcancel.model.vitals import Vitals
 from batchcancel.model.words import (
     REASONS,
     MatchField,
@@ -86,6 +87,7 @@ __all__ = [
     "StoppedMerchant",
     "Subject",
     "Tally",
+    "Vitals",
     "invoice_key",
     "key_digest",
     "utc_text",
