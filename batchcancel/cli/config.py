@@ -9,7 +9,7 @@ import click
 
 from batchcancel.cli import say, write_out
 from batchcancel.cli.exit_codes import ExitCode
-from batchcancel.cli.flags import given, settings_flags
+from batchcancel.cli.flags import add_flags, given
 
 if TYPE_CHECKING:
     from batchcancel.settings.explanation import Explanation
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
-@settings_flags
+@add_flags()
 def config(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Show the value of every option of a run and where it came from; secrets are masked.
 

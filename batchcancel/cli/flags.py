@@ -1,45 +1,58 @@
-"""The flags of every command that takes the options of a run."""
+"""The flags of ``Options``, for every command that takes some of them, and those that choose their file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import click
 from msgspec import Meta
 
 from batchcancel.settings.options import HINTS, Options
 
+FLAGS: Final = tuple(name for name in Options.__struct_fields__ if get_args(HINTS[name])[1].extra["flag"])
+"""Every option that has a flag."""
 
-def settings_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add every flag of ``Options`` to a command, in their order, and what chooses their file."""
-    command = click.option(
-        "--profile",
-        metavar="NAME",
-        help="the table [profile.NAME] of the configuration file, over its top level",
-    )(command)
-    command = click.option(
-        "--config",
-        metavar="FILE",
-        help="the configuration file (default: batchcancel.toml here, else in ~/.config/batchcancel)",
-    )(command)
-    for name in reversed(Options.__struct_fields__):
-        hint, meta = get_args(HINTS[name])
-        if not meta.extra["flag"]:
-            continue
-        command = _option(name, hint, meta)(command)
-    return command
+_CONFIG: Final = click.option(
+    "--config",
+    metavar="FILE",
+    help="the configuration file (default: batchcancel.toml here, else in ~/.config/batchcancel)",
+)
+_PROFILE: Final = click.option(
+    "--profile",
+    metavar="NAME",
+    help="the table [profile.NAME] of the configuration file, over its top level",
+)
 
 
-def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags that stand on the command line; a switch that is off was not given."""
+def add_flags(names: Collection[str] = FLAGS) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add flags to a command; their values go on as text, which the settings convert and check.
+
+    ``--config`` and ``--profile``, which say where the other values may come from, are always added.
+
+    Args:
+        names: Which of ``FLAGS``; they come in the order of ``Options``.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = _PROFILE(command)
+        command = _CONFIG(command)
+        for name in reversed([flag for flag in FLAGS if flag in names]):
+            hint, meta = get_args(HINTS[name])
+            command = _option(name, hint, meta)(command)
+        return command
+
+    return add
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given: one without a value that was not said is no ``false``."""
     return {name: value for name, value in flags.items() if value is not False}
 
 
 def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401
-    """Make one flag; its value goes on as text, settings convert and check it."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     kind = kinds[0]
     flag = "--" + name.replace("_", "-")

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from batchcancel.cli import say
-from batchcancel.cli.flags import given, settings_flags
+from batchcancel.cli.flags import add_flags, given
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@settings_flags
+@add_flags()
 def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Cancel the invoices that MANIFEST names, and write what became of each into a ledger.
 

@@ -127,6 +127,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     config: str | os.PathLike[str] | None = None,
     profile: str | None = None,
+    for_run: bool = True,
     **flags: Any,  # noqa: ANN401 - converted and checked against Options
 ) -> Settings:
     """Gather the options from flags, environment and configuration file, and check them all.
@@ -136,15 +137,17 @@ def load_settings(
         environ: The environment; the process's own by default.
         config: The configuration file; None: as ``BATCHCANCEL_CONFIG`` says, or the usual places.
         profile: Its profile; None: as ``BATCHCANCEL_PROFILE`` says, or none.
+        for_run: Whether rows are to be written, so that there has to be a ledger; without, ``ledger`` is
+            of no account unless it was given.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
         SettingsError: Something is missing, malformed or contradictory; says what and where.
     """
     paths = tuple(os.fspath(path) for path in manifests)
-    file = None if config is None else os.fspath(config)
+    chosen = {"config": None if config is None else os.fspath(config), "profile": profile}
     try:
-        return _load(paths, os.environ if environ is None else environ, flags, config=file, profile=profile)
+        return _load(paths, os.environ if environ is None else environ, flags, chosen, for_run=for_run)
     except SettingsError as exc:
         # Some tools print the variables of a traceback's frames, and down there these are secret.
         raise exc.with_traceback(None) from None
@@ -154,14 +157,16 @@ def _load(
     manifests: tuple[str, ...],
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
+    chosen: Mapping[str, str | None],
     *,
-    config: str | None,
-    profile: str | None,
+    for_run: bool,
 ) -> Settings:
-    return _check(manifests, gather(environ, flags, config=config, profile=profile), environ)
+    return _check(manifests, gather(environ, flags, **chosen), environ, for_run=for_run)
 
 
-def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
+def _check(
+    manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str], *, for_run: bool
+) -> Settings:
     sources, warnings = gathering.sources, gathering.warnings
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
@@ -171,8 +176,8 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         warn_of_auth(options, warnings)
         credentials = read_credentials(options, sources=sources, warnings=warnings)
     check_roots(options, sources)
-    ledger = ledger_of(manifests, options, environment)
-    if ledger is None:
+    ledger = ledger_of(manifests, options, environment, for_run=for_run)
+    if ledger is None and for_run:
         raise SettingsError(MISSING_LEDGER)
     check_log(options, ledger, manifests)
     return Settings(
@@ -181,7 +186,7 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         sources=sources,
         environment=environment,
         base_url=base_url,
-        ledger=ledger,
+        ledger=Path(os.devnull) if ledger is None else ledger,
         rate=rate_of(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=sources.get("expect_count", "")),

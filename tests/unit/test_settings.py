@@ -654,8 +654,9 @@ def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
 def test_a_log_that_would_go_into_a_file_that_is_read_is_refused(name: str, elsewhere: Path) -> None:
     """A key with log lines at its end opens nothing any more."""
     (elsewhere / "key").touch()
+    flags: dict[str, Any] = {name: "key"}
     with pytest.raises(SettingsError, match=r"^The log can't go to \./key: that is the ledger or a file"):
-        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **{name: "key"})
+        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **flags)
 
 
 @pytest.mark.parametrize(
