@@ -30,7 +30,7 @@ from batchcancel.settings.checks import (
     rate_of,
     warn_of_auth,
 )
-from batchcancel.settings.conditions import read_count, read_matches
+from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
     Encryption,
@@ -96,6 +96,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """By field of the invoice (``total``, ``currency``, ``dueDate``) the column that it has to equal."""
     credentials: Credentials | None
     """None for the simulator in this process, which has made-up ones."""
+    plan_max_age_s: float = 86_400.0
+    """How old a plan may be that answers are taken from."""
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -137,8 +139,8 @@ def load_settings(
         environ: The environment; the process's own by default.
         config: The configuration file; None: as ``BATCHCANCEL_CONFIG`` says, or the usual places.
         profile: Its profile; None: as ``BATCHCANCEL_PROFILE`` says, or none.
-        for_run: Whether rows are to be written, so that there has to be a ledger; without, ``ledger`` is
-            of no account unless it was given.
+        for_run: Whether rows are to be written, so that there has to be a ledger; otherwise it is the null
+            device where none follows from the rest.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
@@ -176,7 +178,7 @@ def _check(
         warn_of_auth(options, warnings)
         credentials = read_credentials(options, sources=sources, warnings=warnings)
     check_roots(options, sources)
-    ledger = ledger_of(manifests, options, environment, for_run=for_run)
+    ledger = ledger_of(manifests, options, environment)
     if ledger is None and for_run:
         raise SettingsError(MISSING_LEDGER)
     check_log(options, ledger, manifests)
@@ -190,6 +192,7 @@ def _check(
         rate=rate_of(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=sources.get("expect_count", "")),
+        plan_max_age_s=read_age(options.plan_max_age, source=sources.get("plan_max_age", "")),
         match=read_matches(options.match, source=sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(warnings),

@@ -72,13 +72,11 @@ def rate_of(options: Options, environment: Environment | None) -> float | None:
     return None if is_unlimited else DEFAULT_RATE
 
 
-def ledger_of(
-    manifests: Sequence[str], options: Options, environment: Environment, *, for_run: bool = True
-) -> Path | None:
+def ledger_of(manifests: Sequence[str], options: Options, environment: Environment) -> Path | None:
     """Return where results go; None if that was not said, and is not known by the manifest's name."""
     if options.ledger is not None:
         return Path(options.ledger)
-    if not for_run or len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
+    if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
         return None
     path = Path(manifests[0])
     if path.suffix.lower() == ".gz":

@@ -21,7 +21,7 @@ from batchcancel.settings.checks import (
     rate_of,
     warn_of_auth,
 )
-from batchcancel.settings.conditions import read_count, read_matches
+from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import check_given, missing_credentials, read_credentials
 from batchcancel.settings.options import SECRETS, Environment, Options
 from batchcancel.settings.sources import Gathering, Given, gather
@@ -108,6 +108,7 @@ def _explain(
         _check_credentials(options, gathering, missing)
     check_roots(options, gathering.sources)
     read_count(options.expect_count, source=gathering.sources.get("expect_count", ""))
+    read_age(options.plan_max_age, source=gathering.sources.get("plan_max_age", ""))
     read_matches(options.match, source=gathering.sources.get("match", ""))
     ledger = None if environment is None else ledger_of(manifests, options, environment)
     if manifests and environment is not None and ledger is None:

@@ -189,6 +189,7 @@ def test_a_ledger_that_has_to_be_said_is_missing() -> None:
         pytest.param({"BATCHCANCEL_CA_FILE": "gone"}, {}, "BATCHCANCEL_CA_FILE: gone is no file", id="roots"),
         pytest.param({"BATCHCANCEL_PROXY": "u:p@proxy"}, {}, "The proxy has to be", id="proxy without env"),
         pytest.param({}, {"expect_count": "many"}, "--expect-count takes", id="count"),
+        pytest.param({}, {"plan_max_age": "soon"}, "--plan-max-age takes", id="age"),
         pytest.param({}, {"match": ["a=b"]}, "--match takes", id="match"),
         pytest.param({}, {"rate_per_merchant": 5}, "--rate-per-merchant goes with", id="merchants"),
         pytest.param({}, {"log_file": "l", "ledger": "l"}, "The log can't go to l", id="log"),
