@@ -138,7 +138,7 @@ def test_config_takes_the_place_of_run_in_its_command(
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["config", "run"])
+@pytest.mark.parametrize("command", ["config", "run", "plan"])
 def test_a_wrong_value_is_exit_2_in_one_line(
     command: str, arguments: list[str], sentence: str, configured: Path, run_command: RunCommand
 ) -> None:
