@@ -44,21 +44,12 @@ def build_client(
     keys: Keys,
     base_url: str,
     clock: ServiceClock,
-    on_event: Callable[[Event], None],
     *,
     is_read_only: bool = False,
+    on_event: Callable[[Event], None],
     on_observation: Callable[[Observation], None] | None = None,
 ) -> Client:
     """Build the client that everything is sent through; nothing is opened.
-
-    Args:
-        settings: What to call, and how.
-        keys: What signs and encrypts.
-        base_url: From ``base_url_of``.
-        clock: The service's clock.
-        on_event: As in ``Client``.
-        is_read_only: Whether nothing but reads can leave.
-        on_observation: As in ``Client``.
 
     Raises:
         SettingsError: The file of private roots can't be used.

@@ -33,10 +33,12 @@ from batchcancel.model.rows import (
     ManifestRow,
     Result,
     RunSummary,
+    Sighting,
     Skip,
     StoppedMerchant,
     Tally,
 )
+from batchcancel.model.vitals import Vitals
 from batchcancel.model.words import (
     REASONS,
     MatchField,
@@ -79,6 +81,7 @@ __all__ = [
     "RetryScheduled",
     "RunState",
     "RunSummary",
+    "Sighting",
     "Skip",
     "SkipReason",
     "Standing",
@@ -86,6 +89,7 @@ __all__ = [
     "StoppedMerchant",
     "Subject",
     "Tally",
+    "Vitals",
     "invoice_key",
     "key_digest",
     "utc_text",

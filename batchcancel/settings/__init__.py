@@ -127,7 +127,8 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
-        for_run: Whether a ledger is needed; without one, ``ledger`` is of no account.
+        for_run: Whether rows are to be written, so that there has to be a ledger; without, ``ledger`` is
+            of no account unless it was given.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
@@ -160,7 +161,7 @@ def _check(
     credentials = None if base_url is None else _credentials(options, gathering)
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
-    ledger = _ledger(manifests, options, environment) if for_run else Path(options.ledger or os.devnull)
+    ledger = _ledger(manifests, options, environment, for_run=for_run)
     others = (getattr(options, name) for name in sorted(FILES))
     _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
     return Settings(
@@ -205,9 +206,11 @@ def _credentials(options: Options, gathering: Gathering) -> Credentials:
     return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
 
 
-def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment) -> Path:
+def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment, *, for_run: bool) -> Path:
     if options.ledger is not None:
         return Path(options.ledger)
+    if not for_run:
+        return Path(os.devnull)
     if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
         raise SettingsError(
             "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
