@@ -7,6 +7,7 @@ proxy and rules of trust.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -160,19 +161,22 @@ def _stopped_by(cause: BaseException, *, is_proxied: bool) -> Reach:
         case ClientConnectorDNSError():
             reach = Reach(obstacle=Obstacle.PROXY if is_proxied else Obstacle.NAME, detail="no address")
         case ClientProxyConnectionError():
-            reach = Reach(obstacle=Obstacle.PROXY, detail=cause.os_error.strerror or "no connection")
+            reach = Reach(obstacle=Obstacle.PROXY, detail=_said_by(cause.os_error))
         case ClientSSLError():
             reason = getattr(cause.__cause__, "reason", None)
             reach = Reach(obstacle=Obstacle.TLS, detail=str(reason or type(cause).__name__))
         case ClientConnectorError():
-            reach = Reach(
-                obstacle=Obstacle.CONNECTION, detail=cause.os_error.strerror or type(cause.os_error).__name__
-            )
+            reach = Reach(obstacle=Obstacle.CONNECTION, detail=_said_by(cause.os_error))
         case TimeoutError():
             reach = Reach(obstacle=Obstacle.TIME, detail="no connection in time")
         case _:  # it broke off in a handshake, of TLS or with the proxy
             reach = Reach(obstacle=Obstacle.PROXY if is_proxied else Obstacle.TLS, detail="it breaks off")
     return reach
+
+
+def _said_by(error: OSError) -> str:
+    """Return what the system says; asyncio puts words and addresses of its own in its place."""
+    return os.strerror(error.errno) if error.errno else "no connection"
 
 
 def _read(der: bytes) -> HostCertificate | None:
