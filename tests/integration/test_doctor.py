@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from batchcancel.api import Client
+from batchcancel.api.reach import Obstacle, Reach
 from batchcancel.errors import GateRefusedError
 from batchcancel.job.connect import build_client
 from batchcancel.sandbox import (
@@ -164,6 +165,21 @@ async def test_a_wrong_key_says_what_to_compare() -> None:
     assert todo is not None
     assert "BATCHCANCEL_KEY_ID and the secret belong together" in todo
     assert checks["feature"].grade is Grade.SKIP
+
+
+async def test_a_wrong_key_may_be_the_clock_where_the_service_says_no_time() -> None:
+    """Then nothing rules it out."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+
+    async with listening(handle) as port:
+        checks = await examine(base_url=f"http://127.0.0.1:{port}")
+    todo = checks["signed read"].todo
+    assert todo is not None
+    assert "It may be this machine's clock too" in todo
 
 
 @pytest.mark.parametrize(
@@ -500,6 +516,39 @@ async def test_a_proxy_that_is_not_there_is_told() -> None:
     )
     assert grades(checks) == {"connection": "fail"}
     assert checks["connection"].found.startswith("The proxy lets nobody through: ")
+
+
+@pytest.mark.parametrize("proxy", ["http://nowhere.invalid:8080", f"http://{'x' * 70}.test:8080"])
+async def test_a_proxy_whose_name_has_no_address_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is the proxy's name that is looked up, not the host's."""
+
+    def unknown(host: str, *_arguments: Any, **_options: Any) -> None:
+        host.encode("idna")
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    checks = await examine(KEY | {"BATCHCANCEL_PROXY": proxy}, env="production")
+    assert grades(checks) == {"dns": "fail"}
+    assert checks["dns"].found.startswith(f"The name {proxy[7:].partition(':')[0]} has no address: ")
+
+
+async def test_addresses_are_told_but_not_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have many."""
+
+    async def many(*_arguments: Any, **_options: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 0)) for n in range(6)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", many)
+    monkeypatch.setattr("batchcancel.tasks.doctor.network.reach", _nowhere)
+    checks = await examine(env="test")
+    assert checks["dns"].found == (
+        "apitest.visaacceptance.com is 192.0.2.0, 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more"
+    )
+    assert checks["connection"].found == "No connection: no connection in time."
+
+
+async def _nowhere(*_arguments: Any, **_options: Any) -> Reach:
+    return Reach(obstacle=Obstacle.TIME, detail="no connection in time")
 
 
 # --- production -----------------------------------------------------------------------------------

@@ -377,6 +377,31 @@ async def test_an_interrupted_check_takes_back_what_it_made(after: int) -> None:
         assert made.checks[-1].name == "live check"
 
 
+@pytest.mark.parametrize(("is_done", "state"), [(False, State.ABSENT), (True, State.CANCELED)])
+async def test_a_creation_without_a_reply_is_looked_for(*, is_done: bool, state: State) -> None:
+    """It is canceled if it is there; that it is not is asked twice. The check goes on with the others."""
+    service = Differing()
+    answer = service._respond
+
+    async def lose_the_first(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST" and service.requests["create"] == 0:
+            await answer(request)
+            if not is_done:
+                service.invoices.clear()
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        return await answer(request)
+
+    service._respond = lose_the_first  # type: ignore[method-assign]  # a service that loses a reply
+    async with service.serve() as base_url:
+        live, made = await check(base_url)
+    assert live.made[0].state is state
+    assert set(service.invoices.values()) == {"CANCELED"}
+    assert verdicts(live, Verdict.DID_NOT_HOLD) == set()
+    assert made.checks[-1].grade is Grade.OK
+
+
 async def test_taking_back_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that does not answer any more keeps nobody for ever; what may be left is named."""
     monkeypatch.setattr("batchcancel.tasks.doctor.live.check._TAKE_BACK_S", 0.2)

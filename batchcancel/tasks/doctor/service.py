@@ -116,13 +116,11 @@ def _judge_reply(read: SignedRead, options: Options) -> Check:
         case 400:
             check = ok(name, f"{answered}: the key is taken, the request is not")
         case 401:
-            check = fail(name, f"{answered}: the signature is refused.{said}", _check_key(options))
+            check = fail(name, f"{answered}: the signature is refused.{said}", _check_key(read, options))
         case 403:
             check = fail(name, f"{answered}: this key may not read invoices.{said}", _CHECK_PERMISSION)
         case 407:
-            check = fail(
-                name, f"{answered}: the proxy wants credentials.", "Write them into BATCHCANCEL_PROXY."
-            )
+            check = fail(name, f"{answered}: the proxy wants credentials.", _NAME_TO_PROXY)
         case 429:
             check = warn(name, f"{answered}: too many requests at the moment", "Wait, and run less at once.")
         case status if status >= 500:
@@ -132,14 +130,17 @@ def _judge_reply(read: SignedRead, options: Options) -> Check:
     return check
 
 
-def _check_key(options: Options) -> str:
+def _check_key(read: SignedRead, options: Options) -> str:
     key = "BATCHCANCEL_KEY_ID and the secret belong together"
     if options.auth is Auth.P12:
         key = "the certificate is registered"
+    clock = "The clock is not it: the read was signed by the service's own."
+    if read.offset_s is None:
+        clock = "It may be this machine's clock too: the service did not say what its own is."
     return (
         f"Check that {key}, for BATCHCANCEL_MERCHANT_ID, that the key is active and of this environment "
         "(test and production have keys of their own), and BATCHCANCEL_PORTFOLIO_ID if it is a meta key. "
-        "The clock is not it: the read was signed by the service's own."
+        f"{clock}"
     )
 
 
