@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import click
 
 _COMMANDS: Final = {
+    "plan": "Look before: say what a run would do, and change nothing.",
     "run": "Cancel the invoices of a manifest and write what became of each.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
