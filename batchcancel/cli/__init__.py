@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "config": "Show the value of every option and where it came from.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
+    "doctor": "Look at everything that a run needs, and say what to mend.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
 

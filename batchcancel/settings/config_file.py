@@ -57,12 +57,17 @@ def find_config(environ: Mapping[str, str], *, named: str | None, named_by: str)
         if not is_file(Path(named)):
             raise SettingsError(f"{named_by} names {named}, which is no file.")
         return _parse(Path(named))
+    return next((_parse(path) for path in config_candidates(environ) if is_file(path)), None)
+
+
+def config_candidates(environ: Mapping[str, str]) -> list[Path]:
+    """Return where a file that nobody named is looked for, the first that is there being the one."""
     candidates = [Path(CONFIG_NAME)]
     if folder := environ.get("XDG_CONFIG_HOME"):
         candidates.append(Path(folder, "batchcancel", CONFIG_NAME))
     elif home := environ.get("HOME"):
         candidates.append(Path(home, ".config", "batchcancel", CONFIG_NAME))
-    return next((_parse(path) for path in candidates if is_file(path)), None)
+    return candidates
 
 
 def is_file(path: Path) -> bool:

@@ -80,11 +80,7 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
     Raises:
         SettingsError: Something is missing, malformed, contradictory, or in a file that others can write.
     """
-    if missing := missing_credentials(options):
-        raise SettingsError(
-            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
-            "They are made in the Business Center under Payment Configuration, Key Management."
-        )
+    check_complete(options)
     _check_ids(options, sources)
     merchant_id = options.merchant_id if options.merchant_column is None else options.portfolio_id
     assert merchant_id  # noqa: S101 - checked above
@@ -96,6 +92,19 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
         else _shared_secret(options, sources, warnings),
         encryption=None if options.mle is Mle.OFF else _encryption(options, sources, warnings),
     )
+
+
+def check_complete(options: Options) -> None:
+    """Make sure that nothing is missing which the chosen way to sign needs.
+
+    Raises:
+        SettingsError: Something is; names the variables.
+    """
+    if missing := missing_credentials(options):
+        raise SettingsError(
+            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
+            "They are made in the Business Center under Payment Configuration, Key Management."
+        )
 
 
 def check_given(options: Options, *, sources: Mapping[str, str], warnings: list[str]) -> None:

@@ -162,3 +162,15 @@ def test_config_says_warnings_to_standard_error(configured: Path, run_command: R
         "Warning: secret holds a secret and can be read by others: chmod 600 it.",
     ]
     assert "Warning" not in done.stdout
+
+
+def test_doctor_takes_the_file_and_profile_that_its_flags_name(
+    configured: Path, run_command: RunCommand
+) -> None:
+    """It looks at what the run with the same flags would use."""
+    (configured / "batchcancel.toml").rename(configured / "other.toml")
+    done = run_command("doctor", "--env", "sandbox", "--config", "other.toml", "--profile", "nightly")
+    assert done.returncode == 0, done.stdout
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("ok")}
+    assert lines["configuration"].endswith("other.toml, profile nightly")
+    assert "rate from other.toml [profile.nightly]: rate" in lines["options"]
