@@ -144,7 +144,12 @@ def _load(manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
-    return _check(manifests, gathering, environ)
+    try:
+        return _check(manifests, gathering, environ)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
 
 
 def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
