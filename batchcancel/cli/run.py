@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import click
 from msgspec import Meta
 
 from batchcancel.cli import say
-from batchcancel.settings.options import HINTS, Options
+from batchcancel.cli.help import TaskCommand, complete_path, flag
+from batchcancel.cli.mistakes import Word
+from batchcancel.settings.options import HINTS, Options, Task
+
+_PATHS: Final = frozenset({"PATH", "FILE"})
+"""What a flag's value is called where it is a path."""
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add every flag of ``Options`` to a command, in their order."""
-    for name in reversed(Options.__struct_fields__):
-        hint, meta = get_args(HINTS[name])
-        if not meta.extra["flag"]:
-            continue
-        command = _option(name, hint, meta)(command)
+    """Add every flag of ``Options`` to a command: by task, then in their order."""
+    tasks = list(Task)
+    annotated = {name: get_args(HINTS[name]) for name in Options.__struct_fields__}
+    flags = [name for name, (_, meta) in annotated.items() if meta.extra["flag"]]
+    flags.sort(key=lambda name: tasks.index(annotated[name][1].extra["task"]))
+    for name in reversed(flags):
+        command = _option(name, *annotated[name])(command)
     return command
 
 
@@ -28,17 +34,17 @@ def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], 
     """Make one flag; its value goes on as text, settings convert and check it."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     kind = kinds[0]
-    flag = "--" + name.replace("_", "-")
-    given: dict[str, Any] = {"default": None, "help": _help(name, meta)}
+    extra = meta.extra or {}
+    given: dict[str, Any] = {"default": None, "help": _help(name, meta), "task": extra["task"]}
     if kind is bool:
         given["is_flag"] = True
-    elif get_origin(kind) is tuple:
-        given |= {"multiple": True, "metavar": (meta.extra or {})["metavar"]}
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
-        given["type"] = click.Choice([str(choice) for choice in kind])
+        given["type"] = Word([str(choice) for choice in kind])
     else:
-        given["metavar"] = (meta.extra or {})["metavar"]
-    return click.option(flag, name, **given)
+        given |= {"metavar": extra["metavar"], "multiple": get_origin(kind) is tuple}
+    if extra["metavar"] in _PATHS:
+        given["shell_complete"] = complete_path
+    return flag("--" + name.replace("_", "-"), name, **given)
 
 
 def _help(name: str, meta: Meta) -> str:
@@ -46,11 +52,35 @@ def _help(name: str, meta: Meta) -> str:
     shown = f" (default: {default:g})" if isinstance(default, int | float) and default is not False else ""
     if isinstance(default, str):
         shown = f" (default: {default})"
-    return f"{meta.description}{shown}"
+    return f"{meta.description}{shown}".replace(") (", "; ")
 
 
-@click.command(context_settings={"max_content_width": 100})
-@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        (
+            "Try it without credentials, against the built-in simulator",
+            "batchcancel run samples/invoices.csv --env sandbox",
+        ),
+        (
+            "Cancel an export that should hold 300 invoices, five of them first",
+            "batchcancel run export.csv --env production --expect-count 300 --canary 5",
+        ),
+        (
+            "Cancel only what still has the amount that the export says",
+            "batchcancel run export.csv --env production --match 'Open amount=total'",
+        ),
+        (
+            "Every night, without a terminal, for an hour at most",
+            "batchcancel run export.csv --env production --yes --max-duration 3600",
+        ),
+        (
+            "One invoice, from standard input",
+            "echo 2675 | batchcancel run - --format txt --env test --ledger one.jsonl",
+        ),
+    ],
+)
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...", shell_complete=complete_path)
 @_options
 def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Cancel the invoices that MANIFEST names, and write what became of each into a ledger.

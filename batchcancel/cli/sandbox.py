@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from batchcancel.cli.help import TaskCommand, flag
+from batchcancel.cli.mistakes import Word
+
 if TYPE_CHECKING:
     from batchcancel.sandbox import SandboxOptions
     from batchcancel.sandbox.keys import SandboxKeys
@@ -33,68 +36,180 @@ class _CannotServeError(click.ClickException):
     exit_code = 2
 
 
+_LISTEN: Final = "Where it listens, and what it writes down"
+_SPEED: Final = "How slow it is"
+_RATE: Final = "Its rate limit"
+_FAULTS: Final = "What goes wrong"
+_KEYS: Final = "Merchants, certificates and encryption"
+
+
 # Flags that are not given are left to SandboxOptions, which alone knows the defaults; it is not
 # imported here, so that the help comes without the web server's import time.
-@click.command(name="sandbox")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one.")
-@click.option("--seed", type=int, help="What chance is drawn from. Default: 0.")
-@click.option("--latency-ms", type=_FROM_ZERO, help="How long every reply waits. Default: 0.")
-@click.option("--jitter-ms", type=_FROM_ZERO, help="How much longer at most, evenly spread. Default: 0.")
-@click.option("--slow-share", type=_SHARE, help="Share of replies that are slow, 0 to 1.")
-@click.option("--slow-ms", type=_FROM_ZERO, help="How slow those, and SLOW- invoices, are. Default: 2000.")
-@click.option(
-    "--rate-limit", type=click.FloatRange(min=0, min_open=True), help="Requests a second before 429."
+@click.command(
+    name="sandbox",
+    cls=TaskCommand,
+    examples=[
+        ("Serve it, and see which variables a run needs", "batchcancel sandbox"),
+        (
+            "A slow service that takes ten requests a second and loses some replies",
+            "batchcancel sandbox --latency-ms 80 --rate-limit 10 --reset-after-share 0.02",
+        ),
+        ("Down for half a minute", "batchcancel sandbox --outage 5 30"),
+        ("With certificates and encryption", "batchcancel sandbox --make-keys keys --require-mle"),
+    ],
 )
-@click.option(
+@flag(
+    "--host",
+    task=_LISTEN,
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="address to listen on",
+)
+@flag(
+    "--port",
+    task=_LISTEN,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    default=8080,
+    show_default=True,
+    help="0: a free one",
+)
+@flag("--seed", task=_LISTEN, type=int, metavar="N", help="what chance is drawn from (default: 0)")
+@flag("--log", task=_LISTEN, type=_FILE, metavar="FILE", help="append a JSON line a request")
+@flag(
+    "--latency-ms", task=_SPEED, type=_FROM_ZERO, metavar="MS", help="how long every reply waits (default: 0)"
+)
+@flag(
+    "--jitter-ms",
+    task=_SPEED,
+    type=_FROM_ZERO,
+    metavar="MS",
+    help="how much longer at most, evenly spread (default: 0)",
+)
+@flag(
+    "--slow-share", task=_SPEED, type=_SHARE, metavar="SHARE", help="share of replies that are slow, 0 to 1"
+)
+@flag(
+    "--slow-ms",
+    task=_SPEED,
+    type=_FROM_ZERO,
+    metavar="MS",
+    help="how slow those, and SLOW- invoices, are (default: 2000)",
+)
+@flag(
+    "--rate-limit",
+    task=_RATE,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="requests a second before 429",
+)
+@flag(
     "--rate-limit-kind",
-    type=click.Choice(["sliding", "fixed", "bucket"]),
-    help="Any second, each second by the clock, or a token bucket of one second. Default: sliding.",
+    task=_RATE,
+    type=Word(["sliding", "fixed", "bucket"]),
+    help="any second, each second by the clock, or a token bucket of one second (default: sliding)",
 )
-@click.option(
+@flag(
     "--rate-change",
+    task=_RATE,
     type=(_FROM_ZERO, click.FloatRange(min=0, min_open=True)),
     metavar="AT_S LIMIT",
-    help="Change the rate limit to LIMIT, AT_S seconds after the first request.",
+    help="change the rate limit to LIMIT, AT_S seconds after the first request",
 )
-@click.option("--retry-after-s", type=click.IntRange(min=0), help="Retry-After of every 429. Default: 1.")
-@click.option("--no-retry-after", is_flag=True, help="Leave Retry-After out.")
-@click.option("--error-share", type=_SHARE, help="Share of requests that get a 500.")
-@click.option("--html-share", type=_SHARE, help="Share that get 200 with an HTML page; nothing is done.")
-@click.option("--reset-before-share", type=_SHARE, help="Share reset before anything is done.")
-@click.option("--reset-after-share", type=_SHARE, help="Share reset after it was done.")
-@click.option("--truncate-share", type=_SHARE, help="Share done, with a reply that is cut short.")
-@click.option(
+@flag(
+    "--retry-after-s",
+    task=_RATE,
+    type=click.IntRange(min=0),
+    metavar="S",
+    help="Retry-After of every 429 (default: 1)",
+)
+@flag("--no-retry-after", task=_RATE, is_flag=True, help="leave Retry-After out")
+@flag("--error-share", task=_FAULTS, type=_SHARE, metavar="SHARE", help="share of requests that get a 500")
+@flag(
+    "--html-share",
+    task=_FAULTS,
+    type=_SHARE,
+    metavar="SHARE",
+    help="share that get 200 with an HTML page; nothing is done",
+)
+@flag(
+    "--reset-before-share",
+    task=_FAULTS,
+    type=_SHARE,
+    metavar="SHARE",
+    help="share reset before anything is done",
+)
+@flag("--reset-after-share", task=_FAULTS, type=_SHARE, metavar="SHARE", help="share reset after it was done")
+@flag(
+    "--truncate-share",
+    task=_FAULTS,
+    type=_SHARE,
+    metavar="SHARE",
+    help="share done, with a reply that is cut short",
+)
+@flag(
     "--outage",
+    task=_FAULTS,
     type=(_FROM_ZERO, _FROM_ZERO),
     metavar="START LENGTH",
-    help="Answer 503 for LENGTH seconds, START seconds after the first request.",
+    help="answer 503 for LENGTH seconds, START seconds after the first request",
 )
-@click.option("--clock-offset-s", type=float, help="How far its clock is ahead. Default: 0.")
-@click.option("--clock-skew-s", type=_FROM_ZERO, help="How far a request's date may be off. Default: 300.")
-@click.option("--log", type=_FILE, help="Append a JSON line a request.")
-@click.option(
+@flag(
+    "--clock-offset-s", task=_FAULTS, type=float, metavar="S", help="how far its clock is ahead (default: 0)"
+)
+@flag(
+    "--clock-skew-s",
+    task=_FAULTS,
+    type=_FROM_ZERO,
+    metavar="S",
+    help="how far a request's date may be off (default: 300)",
+)
+@flag(
     "--merchant",
     "merchants",
+    task=_KEYS,
     multiple=True,
     metavar="ID",
-    help="One more merchant of the portfolio. Repeat it.",
+    help="one more merchant of the portfolio; may be repeated",
 )
-@click.option("--certificate", type=_FILE, help="Whose key signs tokens (RS256): a certificate, PEM.")
-@click.option("--mle-key", type=_FILE, help="Decrypts requests: certificate and private key, PEM.")
-@click.option("--response-mle-certificate", type=_FILE, help="Replies are encrypted for it: PEM.")
-@click.option(
+@flag(
+    "--certificate",
+    task=_KEYS,
+    type=_FILE,
+    metavar="FILE",
+    help="whose key signs tokens (RS256): a certificate, PEM",
+)
+@flag(
+    "--mle-key",
+    task=_KEYS,
+    type=_FILE,
+    metavar="FILE",
+    help="decrypts requests: certificate and private key, PEM",
+)
+@flag(
+    "--response-mle-certificate",
+    task=_KEYS,
+    type=_FILE,
+    metavar="FILE",
+    help="replies are encrypted for it: PEM",
+)
+@flag(
     "--make-keys",
+    task=_KEYS,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Serve with the throwaway keys in this folder; make them first if it has none.",
+    metavar="FOLDER",
+    help="serve with the throwaway keys in this folder; make them first if it has none",
 )
-@click.option("--require-mle", is_flag=True, help="Refuse bodies that are not encrypted with 400.")
-@click.option(
+@flag("--require-mle", task=_KEYS, is_flag=True, help="refuse bodies that are not encrypted with 400")
+@flag(
     "--plain-status",
     "plain_statuses",
+    task=_KEYS,
     type=click.IntRange(200, 599),
+    metavar="STATUS",
     multiple=True,
-    help="Never encrypt replies with this status. Repeat it.",
+    help="never encrypt replies with this status; may be repeated",
 )
 def sandbox(
     host: str,
