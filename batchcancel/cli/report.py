@@ -16,6 +16,7 @@ from batchcancel.model import Outcome
 from batchcancel.report import count_rows
 
 if TYPE_CHECKING:
+    from batchcancel.report.make import Report
     from batchcancel.tasks.open_rows import Left
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -71,6 +72,7 @@ def report(
     manifest: Path | None,
     *,
     force: bool,
+    as_json: bool,
     **files: Path | None,
 ) -> int:
     """Say what became of the invoices in LEDGER, and write it for browsers, spreadsheets and programs.
@@ -97,10 +99,35 @@ def report(
     made = make_report(ledgers, outputs) if left is None else make_report(ledgers, outputs, watch=left.note)
     for file in made.written:
         say(f"  wrote  {file.path}: {count_rows(file.rows)}, {file.size_bytes:,} bytes")
-    if left is not None:
-        _say_what_is_left(left.write(), manifest)
-    write_out(report_text(made.figures))
+    rest = None if left is None else left.write()
+    if rest is not None:
+        _say_what_is_left(rest, manifest)
+    write_out(_as_json(made, rest) if as_json else report_text(made.figures))
     return ExitCode.DONE
+
+
+def _as_json(made: Report, rest: Left | None) -> str:
+    """Write the summary, and what was written, as one JSON object.
+
+    Keys: those of ``report_document``, then ``written left exit_code``. ``left`` is null unless
+    ``--open-rows`` asked for it.
+    """
+    from batchcancel.report.document import as_json, report_document  # noqa: PLC0415 - help has to be quick
+    from batchcancel.report.exports import ledger_name  # noqa: PLC0415 - likewise
+
+    written = [
+        {"path": ledger_name(file.path), "rows": file.rows, "size_bytes": file.size_bytes}
+        for file in made.written
+    ]
+    left = rest and {
+        "path": ledger_name(rest.path),
+        "rows": rest.rows,
+        "unanswered": rest.unanswered,
+        "excluded": rest.excluded,
+        "known": rest.is_known,
+    }
+    document = report_document(made.figures)
+    return as_json(document | {"written": written, "left": left, "exit_code": int(ExitCode.DONE)})
 
 
 def _say_what_is_left(left: Left, manifest: Path | None) -> None:
