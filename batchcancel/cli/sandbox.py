@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from batchcancel.cli import say
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.cli.mistakes import Word
 
@@ -243,7 +244,7 @@ def sandbox(
     except ValueError as exc:
         raise _CannotServeError(str(exc)) from exc
     if not _is_loopback(host):
-        click.echo(f"Warning: {host} is not loopback; whoever reaches this port can use it.", err=True)
+        say(f"Warning: {host} is not loopback; whoever reaches this port can use it.", fg="yellow")
     try:
         asyncio.run(_serve(options, host, port, throwaway))
     except OSError as exc:
