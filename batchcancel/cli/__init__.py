@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str] | None) -> int:
     """Run a command; known errors become one red line, only defects show a traceback."""
     from batchcancel.cli import exit_codes  # noqa: PLC0415 - see _LazyGroup
-    from batchcancel.errors import BatchCancelError, ConservationError  # noqa: PLC0415
+    from batchcancel.errors import BatchCancelError, ConservationError, ReadOnlyError  # noqa: PLC0415
 
     if COMPLETION_VARIABLE in os.environ:
         from batchcancel.cli.completion import register  # noqa: PLC0415 - for shells only
@@ -147,7 +147,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         interrupt = exc.__cause__ or exc
         say("Interrupted; nothing was sent.", fg="yellow")
         return exit_codes.of_signal(getattr(interrupt, "signum", signal.SIGINT))
-    except ConservationError:
+    except (ConservationError, ReadOnlyError):
         raise
     except BatchCancelError as exc:
         say(f"Error: {exc}", fg="red")

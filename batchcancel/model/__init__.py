@@ -20,22 +20,30 @@ from batchcancel.model.events import (
 )
 from batchcancel.model.replies import (
     Invoice,
+    Listing,
     Reply,
+)
+from batchcancel.model.requests import (
+    NewInvoice,
+    Page,
+    RequestKind,
+    Subject,
 )
 from batchcancel.model.rows import (
     ManifestRow,
     Result,
     RunSummary,
+    Sighting,
     Skip,
     StoppedMerchant,
     Tally,
 )
+from batchcancel.model.vitals import Vitals
 from batchcancel.model.words import (
     REASONS,
     MatchField,
     Outcome,
     Reason,
-    RequestKind,
     ResolvedBy,
     RunState,
     SkipReason,
@@ -53,10 +61,13 @@ __all__ = [
     "GroupCommitted",
     "Invoice",
     "KeyFileChanged",
+    "Listing",
     "ManifestRow",
     "MatchField",
     "MerchantStopped",
+    "NewInvoice",
     "Outcome",
+    "Page",
     "PauseCause",
     "PauseEnded",
     "PauseStarted",
@@ -70,12 +81,15 @@ __all__ = [
     "RetryScheduled",
     "RunState",
     "RunSummary",
+    "Sighting",
     "Skip",
     "SkipReason",
     "Standing",
     "StopRequested",
     "StoppedMerchant",
+    "Subject",
     "Tally",
+    "Vitals",
     "invoice_key",
     "key_digest",
     "utc_text",

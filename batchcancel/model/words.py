@@ -113,15 +113,6 @@ class ResolvedBy(StrEnum):
     LOOKUP = "lookup"
 
 
-class RequestKind(StrEnum):
-    """The three requests that this package sends."""
-
-    CANCEL = "cancel"
-    LOOK_UP = "look_up"
-    PROBE = "probe"
-    """The signed read: list with limit 1. It changes nothing and needs a good key and a clock."""
-
-
 class Standing(StrEnum):
     """Where an invoice stands when a run comes to its row."""
 

@@ -238,8 +238,9 @@ def test_a_caller_in_python_is_told_too(flags: dict[str, Any], sentence: str) ->
 def test_every_option_is_converted_or_refused_in_a_sentence() -> None:
     """A value that no option takes is refused for each of them: none is left out of the checks."""
     for name in HINTS:
+        flags: dict[str, Any] = {"env": "sandbox", name: {"an": "object"}}
         with pytest.raises(SettingsError, match=" takes "):
-            load_settings(["invoices.csv"], environ={}, **{"env": "sandbox", name: {"an": "object"}})
+            load_settings(["invoices.csv"], environ={}, **flags)
 
 
 def test_kept_columns_are_split_at_commas_in_the_environment() -> None:
@@ -591,8 +592,9 @@ def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
 def test_a_log_that_would_go_into_a_file_that_is_read_is_refused(name: str, elsewhere: Path) -> None:
     """A key with log lines at its end opens nothing any more."""
     (elsewhere / "key").touch()
+    flags: dict[str, Any] = {name: "key"}
     with pytest.raises(SettingsError, match=r"^The log can't go to \./key: that is the ledger or a file"):
-        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **{name: "key"})
+        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **flags)
 
 
 @pytest.mark.parametrize(
