@@ -103,15 +103,16 @@ _EXAMPLES: Final[tuple[Example, ...]] = (
 
 @click.group(
     cls=_LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
+    context_settings={"max_content_width": MAX_WIDTH},
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(
     package_name="batchcancel",
     message=f"batchcancel %(version)s, Python {sys.version.split()[0]}",
-    help="Show the version and Python's, and exit.",
+    help="show the version, and Python's, and exit",
 )
+@click.help_option("-h", "--help", help="show this and exit")
 @click.pass_context
 def batchcancel(ctx: click.Context) -> None:
     """Cancel unpaid Visa Acceptance (Cybersource) invoices in bulk."""

@@ -41,7 +41,7 @@ class _Whole(ShellComplete):
         flag, joint, _ = incomplete.partition("=")
         if flag.startswith("--") and joint:
             for item in items:
-                item.value = item.value if item.type == "file" else flag + joint + item.value
+                item.value = flag + joint + item.value if item.type == "plain" else item.value
         return items
 
 
@@ -49,7 +49,7 @@ class _Zsh(_Whole, ZshComplete):
     """Paths are zsh's own, and begin behind the flag."""
 
     source_template = ZshComplete.source_template.replace(
-        "_path_files -f", "compset -P '--*='\n            _path_files -f"
+        "_path_files", "compset -P '--*='\n            _path_files"
     )
 
 

@@ -204,6 +204,27 @@ def test_zsh_completes(typed: str, completed: str, shell_environment: dict[str, 
     complete_in_zsh(typed, completed, shell_environment, tmp_path)
 
 
+# --- the scripts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shell_name", "parts"),
+    [
+        ("bash", ("_BATCHCANCEL_COMPLETE=bash_complete", "complete -o nosort")),
+        ("zsh", ("#compdef batchcancel", "compset -P '--*='\n            _path_files -f")),
+        ("fish", ("_BATCHCANCEL_COMPLETE=fish_complete", 'string split --max 1 ","')),
+    ],
+)
+def test_each_script_is_click_s_with_what_is_mended(
+    shell_name: str, parts: tuple[str, ...], run_command: RunCommand
+) -> None:
+    """Where a shell is not installed, at least a change of click's own scripts is noticed."""
+    ended = run_command("completion", shell_name)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for part in parts:
+        assert part in ended.stdout
+
+
 # --- what it costs --------------------------------------------------------------------------------
 
 LOADED: Final = (

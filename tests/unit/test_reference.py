@@ -26,6 +26,10 @@ from batchcancel.ledger.record import EndRecord, ManifestRecord, RunRecord
 from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, Skip, StoppedMerchant, Tally
 from batchcancel.report import summary_json
 from batchcancel.report.exports import COLUMNS
+from batchcancel.sandbox.answers import Answer
+from batchcancel.sandbox.requests import Operation
+from batchcancel.sandbox.server import _log_line
+from batchcancel.sandbox.wire import WireRequest
 from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task, allowed
 
 if TYPE_CHECKING:
@@ -314,6 +318,13 @@ def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, 
 def test_keys_of_verify_are_explained_in_their_order(verify_document: dict[str, Any]) -> None:
     """The reference is the interface."""
     assert named(section("json.md", "`verify --json`")) == list(keys(verify_document))
+
+
+def test_keys_of_the_simulator_s_log_are_explained_in_their_order() -> None:
+    """Tests of other people's programs count its lines."""
+    wire = WireRequest(method="GET", target="/", headers={}, body=b"")
+    line = _log_line(0.0, wire, Operation.GET, None, Answer(http_status=None), 1)
+    assert named(section("json.md", "`sandbox --log`")) == list(json.loads(line))
 
 
 def test_columns_of_exports_are_explained_in_their_order() -> None:
