@@ -42,7 +42,7 @@ PATHS: Final = (
     "batchcancel verify so",
     "batchcancel sandbox --certificate so",
 )
-_WAIT_S: Final = 10.0
+_WAIT_S: Final = 30.0
 
 
 @pytest.fixture
