@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _COMMANDS: Final[dict[str, dict[str, str]]] = {
-    "Look before": {},
+    "Look before": {
+        "plan": "Say what a run would do with the invoices of a manifest, and change nothing.",
+    },
     "Do it": {
         "run": "Cancel the invoices of a manifest and write what became of each.",
     },

@@ -58,7 +58,7 @@ def in_the_sandbox(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Split into words, whatever the rules, without what is of one run: times, sizes, users, random ids."""
-    text = re.sub(r"^  (time|2\d{3}-|-{3}).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^  (time|a run|2\d{3}-|-{3}).*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"[\d,]+ bytes", "N bytes", text)
     of_one_run = "run_id|correlation_id|submitted_at|at|latency_ms|crc"
     return re.sub(rf'"({of_one_run})": .*', r'"\1"', text).split()

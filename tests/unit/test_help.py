@@ -75,7 +75,8 @@ def test_every_flag_of_run_stands_in_the_section_that_its_declaration_names() ->
         for name, hint in HINTS.items()
         if hint.__metadata__[0].extra["flag"]
     }
-    assert named == declared
+    assert {flag: named[flag] for flag in declared} == declared
+    assert named.keys() - declared.keys() == {"--out", "--force"}, "flags of the command alone"
     assert [heading for heading in shown if heading != "Examples"] == [*Task, "Help"]
 
 

@@ -23,7 +23,17 @@ from batchcancel.cli.exit_codes import ExitCode, of_error
 from batchcancel.cli.help import TaskCommand, TaskOption
 from batchcancel.errors import BatchCancelError
 from batchcancel.ledger.record import EndRecord, ManifestRecord, RunRecord
-from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, Skip, StoppedMerchant, Tally
+from batchcancel.model import (
+    Outcome,
+    Reason,
+    Result,
+    RunState,
+    RunSummary,
+    Sighting,
+    Skip,
+    StoppedMerchant,
+    Tally,
+)
 from batchcancel.report import summary_json
 from batchcancel.report.exports import COLUMNS
 from batchcancel.sandbox.answers import Answer
@@ -213,6 +223,7 @@ def test_every_exit_code_has_its_advice() -> None:
         ("`run`", ("type", *RunRecord.__struct_fields__, "crc")),
         ("`result`", ("type", "run_id", *Result.__struct_fields__, "crc")),
         ("`skip`", ("type", "run_id", *Skip.__struct_fields__, "crc")),
+        ("`sighting`", ("type", "run_id", *Sighting.__struct_fields__, "crc")),
         ("`end`", ("type", *EndRecord.__struct_fields__, "crc")),
     ],
 )
@@ -308,6 +319,18 @@ def verify_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]
 def test_keys_of_run_are_explained_in_their_order() -> None:
     """The reference is the interface."""
     assert named(section("json.md", "`run --json`")) == list(keys(run_document()))
+
+
+def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
+    """The reference is the interface; the parts of a status are named in its row."""
+    (tmp_path / "m.txt").write_text("1\n", encoding="utf-8")
+    document = call(
+        "plan", f"{tmp_path}/m.txt", "--env", "sandbox", "--json", "--ledger", f"{tmp_path}/l.jsonl"
+    )
+    text = section("json.md", "`plan --json`")
+    assert named(text) == list(document)
+    assert list(document["statuses"]["SENT"]) == ["invoices", "open_amounts", "without_amount"]
+    assert all(f"`{key}`" in text for key in document["statuses"]["SENT"])
 
 
 def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, Any]) -> None:
