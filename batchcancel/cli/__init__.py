@@ -30,6 +30,7 @@ _COMMANDS: Final[dict[str, dict[str, str]]] = {
         "verify": "Check a ledger from its file alone; salvage a damaged one.",
     },
     "Set up and try": {
+        "doctor": "Look at everything that a run needs, and say what to mend.",
         "sandbox": "Serve a simulator of the invoicing API on loopback.",
         "completion": "Print the script with which a shell completes commands, flags and paths.",
     },

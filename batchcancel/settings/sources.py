@@ -87,7 +87,7 @@ class Gathering:
 
     def read_file(self, environ: Mapping[str, str]) -> None:
         """Take over the configuration file, if there is one: its top level, then the chosen profile."""
-        path = _find_config(environ)
+        path = find_config(environ)
         profile = environ.get(ENV_PREFIX + "PROFILE")
         if path is None:
             if profile:
@@ -129,17 +129,29 @@ def _parse(path: Path) -> dict[str, Any]:
     raise SettingsError(f"{path} can't be read: {reason}.")
 
 
-def _find_config(environ: Mapping[str, str]) -> Path | None:
+def find_config(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file; None if there is none.
+
+    Raises:
+        SettingsError: A file is named and is not there, or it can't be told.
+    """
     if named := environ.get(ENV_PREFIX + "CONFIG"):
         if not is_file(Path(named)):
             raise SettingsError(f"{ENV_PREFIX}CONFIG names {named}, which is no file.")
         return Path(named)
+    return next((path for path in config_candidates(environ) if is_file(path)), None)
+
+
+def config_candidates(environ: Mapping[str, str]) -> list[Path]:
+    """Return where a configuration file is looked for, the first that is there being the one."""
+    if named := environ.get(ENV_PREFIX + "CONFIG"):
+        return [Path(named)]
     candidates = [Path(CONFIG_NAME)]
     if folder := environ.get("XDG_CONFIG_HOME"):
         candidates.append(Path(folder, "batchcancel", CONFIG_NAME))
     elif home := environ.get("HOME"):
         candidates.append(Path(home, ".config", "batchcancel", CONFIG_NAME))
-    return next((path for path in candidates if is_file(path)), None)
+    return candidates
 
 
 def is_file(path: Path) -> bool:

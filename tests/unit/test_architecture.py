@@ -410,9 +410,10 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
         (("sandbox", "--help"), 0.6),
         (("verify", "--help"), 0.6),
         (("report", "--help"), 0.6),
+        (("doctor", "--help"), 0.6),
         (("completion", "--help"), 0.6),
     ],
-    ids=["all", "version", "plan", "run", "sandbox", "verify", "report", "completion"],
+    ids=["all", "version", "plan", "run", "sandbox", "verify", "report", "doctor", "completion"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -429,6 +430,7 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
         ("sandbox", "--help"),
         ("verify", "--help"),
         ("report", "--help"),
+        ("doctor", "--help"),
         ("completion", "--help"),
         ("completion", "bash"),
         ("--version",),

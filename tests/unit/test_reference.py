@@ -343,6 +343,13 @@ def test_keys_of_verify_are_explained_in_their_order(verify_document: dict[str, 
     assert named(section("json.md", "`verify --json`")) == list(keys(verify_document))
 
 
+def test_keys_of_doctor_are_explained_in_their_order() -> None:
+    """The reference is the interface."""
+    document = call("doctor", "--env", "sandbox", "--live-check", "--json")
+    document["live_check"] = [document["live_check"]]
+    assert named(section("json.md", "`doctor --json`")) == list(keys(document))
+
+
 def test_keys_of_the_simulator_s_log_are_explained_in_their_order() -> None:
     """Tests of other people's programs count its lines."""
     wire = WireRequest(method="GET", target="/", headers={}, body=b"")
