@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "run": "Cancel the invoices of a manifest and write what became of each.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
+    "reconcile": "Compare a ledger with the service by look-ups; list every difference.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
 
