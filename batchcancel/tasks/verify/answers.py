@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from heapq import heappush, heappushpop
+from itertools import starmap
+from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +23,8 @@ from batchcancel.buckets import BUCKETS, Buckets
 from batchcancel.errors import UsageError
 from batchcancel.model import REASONS, Outcome, Reason
 from batchcancel.tasks.verify.findings import MAX_LISTED
+
+T = TypeVar("T")
 
 _PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
 _MARKED: Final = 128
@@ -45,24 +49,24 @@ class Compared(Struct, frozen=True, kw_only=True):
     repeated_count: int
 
 
-class First:
-    """The first ``MAX_LISTED`` of numbers that come in any order, and how many there were."""
+class First(Generic[T]):
+    """The first ``MAX_LISTED`` of numbered things that come in any order, and how many there were."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._held: list[int] = []  # a heap of their negatives: the largest is the next to go
+        self._held: list[tuple[int, T]] = []  # a heap by the negative number: the largest is the next to go
 
-    def add(self, number: int) -> None:
-        """Take a number."""
+    def add(self, number: int, what: T) -> None:
+        """Take a thing; no two have the same number."""
         self.count += 1
         if len(self._held) < MAX_LISTED:
-            heappush(self._held, -number)
+            heappush(self._held, (-number, what))
         else:
-            heappushpop(self._held, -number)
+            heappushpop(self._held, (-number, what))
 
-    def numbers(self) -> list[int]:
-        """Return them, the smallest first."""
-        return sorted(-number for number in self._held)
+    def items(self) -> list[tuple[int, T]]:
+        """Return number and thing of each, the smallest number first."""
+        return sorted(((-number, what) for number, what in self._held), key=itemgetter(0))
 
 
 class Answers:
@@ -105,8 +109,7 @@ class Answers:
             UsageError: Temporary files can't be read.
         """
         places: Counter[int] = Counter()
-        repeated = First()
-        earlier_of: dict[int, Reason] = {}
+        repeated: First[Reason] = First()
         with room_for_comparing():
             for bucket in range(BUCKETS):
                 latest: dict[bytes, int] = {}
@@ -116,17 +119,14 @@ class Answers:
                     if earlier_number is not None:
                         earlier = REASONS[self._marks[earlier_number] % _MARKED]
                         if not self._may_follow(earlier, number, failed_in.get(digest)):
-                            repeated.add(number)
-                            earlier_of[number] = earlier
+                            repeated.add(number, earlier)
                     latest[digest] = number
                     if _is_final_error(reason):
                         failed_in[digest] = self._stretch_of(number)
                 places.update(self._marks[number] % _MARKED for number in latest.values())
-                if len(earlier_of) > 2 * MAX_LISTED:
-                    earlier_of = {number: earlier_of[number] for number in repeated.numbers()}
         return Compared(
             reasons={reason: places[place] for reason, place in _PLACES.items() if places[place]},
-            repeated=tuple(Repeated(number, earlier_of[number]) for number in repeated.numbers()),
+            repeated=tuple(starmap(Repeated, repeated.items())),
             repeated_count=repeated.count,
         )
 

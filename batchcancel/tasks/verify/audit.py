@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -36,15 +36,33 @@ def audit_ledger(ledger: Path) -> Audit:
         UsageError: There is no room to compare so many rows.
     """
     with closing(Answers()) as answers, opened(ledger) as fd:
-        auditor = Auditor(answers)
-        for line, record in read_records(fd, ledger):
-            auditor.take(line, record)
-        if not auditor.has_good_line:
-            check_beginning(fd, ledger)
-        is_held = not auditor.ends_with_an_end and is_being_written(fd, size_read=auditor.size_bytes)
-        compared = answers.compare()
-        rows = result_rows(read_records(fd, ledger), {one.number for one in compared.repeated})
-        return auditor.close(compared, rows, is_held=is_held)
+        return audit_opened(fd, ledger, answers)
+
+
+def audit_opened(
+    fd: int,
+    ledger: Path,
+    answers: Answers,
+    *,
+    is_marked: Callable[[Line, Record], bool] = lambda _line, _record: False,
+) -> Audit:
+    """Check a ledger as ``audit_ledger`` does, and keep what its result rows say.
+
+    Args:
+        fd: The open ledger.
+        ledger: Its name, for messages.
+        answers: Takes its result rows; the caller closes it.
+        is_marked: Told of every record; says whether a result row is marked among the answers.
+    """
+    auditor = Auditor(answers)
+    for line, record in read_records(fd, ledger):
+        auditor.take(line, record, is_marked=record is not None and is_marked(line, record))
+    if not auditor.has_good_line:
+        check_beginning(fd, ledger)
+    is_held = not auditor.ends_with_an_end and is_being_written(fd, size_read=auditor.size_bytes)
+    compared = answers.compare()
+    rows = result_rows(read_records(fd, ledger), {one.number for one in compared.repeated})
+    return auditor.close(compared, rows, is_held=is_held)
 
 
 def result_rows(
