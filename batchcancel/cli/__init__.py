@@ -12,10 +12,12 @@ from typing import Final, NoReturn
 import click
 
 _COMMANDS: Final = {
+    "plan": "Look before: say what a run would do, and change nothing.",
     "run": "Cancel the invoices of a manifest and write what became of each.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
     "reconcile": "Compare a ledger with the service by look-ups; list every difference.",
+    "doctor": "Look at everything that a run needs, and say what to mend.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,8 +13,12 @@ from batchcancel.cli.flags import add_flags, given
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="with --dry-run: write the plan there"
+)
+@click.option("--force", is_flag=True, help="with --dry-run: replace that file if it is there")
 @add_flags()
-def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
+def run(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Cancel the invoices that MANIFEST names, and write what became of each into a ledger.
 
     MANIFEST is a CSV, TSV, JSONL or plain text file of invoice ids, also as .gz; - is standard input.
@@ -28,4 +33,10 @@ def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - chec
     settings = load_settings(manifests, **given(flags))
     for warning in settings.warnings:
         say(f"Warning: {warning}", fg="yellow")
+    if settings.options.dry_run:
+        from batchcancel.cli.look_ahead import look_ahead  # noqa: PLC0415 - few runs are
+
+        return look_ahead(settings, out=out, force=force)
+    if out is not None or force:
+        raise click.UsageError("--out and --force belong to --dry-run: a run writes its ledger.")
     return run_job(settings)

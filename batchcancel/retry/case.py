@@ -189,6 +189,7 @@ class Case:
             amount=invoice.amount if invoice else None,
             balance=invoice.balance if invoice else None,
             currency=invoice.currency if invoice else None,
+            due_date=invoice.due_date if invoice else None,
             correlation_id=reply.correlation_id if reply else None,
             submitted_at=invoice.submitted_at if invoice else None,
             at=utc_text(),

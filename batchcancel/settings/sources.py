@@ -32,7 +32,7 @@ class Gathering:
         Raises:
             SettingsError: It is not what the option takes. The value is not shown: it may be secret.
         """
-        if name == "expect_count" and isinstance(value, int):
+        if name in {"expect_count", "plan_max_age"} and isinstance(value, int) and value is not True:
             value = str(value)  # a file may well write the number without quotes
         if isinstance(value, str) and name in PERCENTAGES:
             value = value.strip().removesuffix("%").strip()
@@ -71,7 +71,7 @@ class Gathering:
 
     def read_file(self, environ: Mapping[str, str]) -> None:
         """Take over the configuration file, if there is one: its top level, then the chosen profile."""
-        path = _find_config(environ)
+        path = find_config(environ)
         profile = environ.get(ENV_PREFIX + "PROFILE")
         if path is None:
             if profile:
@@ -113,17 +113,29 @@ def _parse(path: Path) -> dict[str, Any]:
     raise SettingsError(f"{path} can't be read: {reason}.")
 
 
-def _find_config(environ: Mapping[str, str]) -> Path | None:
+def find_config(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file; None if there is none.
+
+    Raises:
+        SettingsError: A file is named and is not there, or it can't be told.
+    """
     if named := environ.get(ENV_PREFIX + "CONFIG"):
         if not is_file(Path(named)):
             raise SettingsError(f"{ENV_PREFIX}CONFIG names {named}, which is no file.")
         return Path(named)
+    return next((path for path in config_candidates(environ) if is_file(path)), None)
+
+
+def config_candidates(environ: Mapping[str, str]) -> list[Path]:
+    """Return where a configuration file is looked for, the first that is there being the one."""
+    if named := environ.get(ENV_PREFIX + "CONFIG"):
+        return [Path(named)]
     candidates = [Path(CONFIG_NAME)]
     if folder := environ.get("XDG_CONFIG_HOME"):
         candidates.append(Path(folder, "batchcancel", CONFIG_NAME))
     elif home := environ.get("HOME"):
         candidates.append(Path(home, ".config", "batchcancel", CONFIG_NAME))
-    return next((path for path in candidates if is_file(path)), None)
+    return candidates
 
 
 def is_file(path: Path) -> bool:

@@ -409,8 +409,9 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
         (("verify", "--help"), 0.6),
         (("reconcile", "--help"), 0.6),
         (("report", "--help"), 0.6),
+        (("doctor", "--help"), 0.6),
     ],
-    ids=["all", "run", "sandbox", "verify", "reconcile", "report"],
+    ids=["all", "run", "sandbox", "verify", "reconcile", "report", "doctor"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -427,6 +428,7 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
         ("verify", "--help"),
         ("reconcile", "--help"),
         ("report", "--help"),
+        ("doctor", "--help"),
         ("--version",),
     ],
     ids=lambda words: " ".join(words) or "import batchcancel",

@@ -624,6 +624,8 @@ def test_every_default_is_the_documented_one() -> None:
         "canary": 0,
         "match": (),
         "retry_errors": "open",
+        "dry_run": False,
+        "plan_max_age": "24h",
         "yes": False,
         "json": False,
         "progress": "auto",
@@ -664,3 +666,25 @@ def test_a_path_that_no_system_takes_is_a_mistake_of_the_user() -> None:
     """A NUL can only come from a file or a caller in Python; it is no defect."""
     with pytest.raises(SettingsError, match="NUL"):
         load(env="sandbox", log_file="run\0.log")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("24h", 86_400), ("90m", 5400), ("7d", 604_800), ("30", 30), ("30s", 30), ("0", 0), (" 1.5 H ", 5400)],
+)
+def test_ages_are_read_in_seconds_and_in_larger_units(text: str, seconds: float) -> None:
+    """As people write them."""
+    assert load(plan_max_age=text).plan_max_age_s == seconds
+
+
+def test_an_age_may_be_a_number_in_a_file() -> None:
+    """Of seconds, without quotes."""
+    write_config("plan_max_age = 60", "conf/b.toml")
+    assert load({"BATCHCANCEL_CONFIG": "conf/b.toml"}).plan_max_age_s == 60
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "1w", "1h30m", "soon", "1e3"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    """In a sentence."""
+    with pytest.raises(SettingsError, match="plan-max-age takes"):
+        load(plan_max_age=text)
