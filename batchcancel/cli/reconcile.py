@@ -47,7 +47,7 @@ class _Percent(click.ParamType[float]):
 @click.option("--sample", type=_Percent(), metavar="P%", help="look at a random part only, at least one")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=click.IntRange(min=0),
     metavar="N",
     help="draw the sample by this number; the same ledger and seed give the same sample",
 )
