@@ -10,13 +10,23 @@ import click
 from batchcancel.cli import say, write_out
 from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.flags import add_flags, given
+from batchcancel.cli.help import TaskCommand, complete_path
 
 if TYPE_CHECKING:
     from batchcancel.settings.explanation import Explanation
 
 
-@click.command(context_settings={"max_content_width": 100})
-@click.argument("manifests", nargs=-1, metavar="[MANIFEST]...")
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("See what there is, and what a run would need", "batchcancel config"),
+        (
+            "See what a command means: put config in the place of run",
+            "batchcancel config export.csv --profile nightly --rate 5",
+        ),
+    ],
+)
+@click.argument("manifests", nargs=-1, metavar="[MANIFEST]...", shell_complete=complete_path)
 @add_flags()
 def config(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Show the value of every option of a run and where it came from; secrets are masked.

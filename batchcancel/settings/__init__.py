@@ -163,7 +163,13 @@ def _load(
     *,
     for_run: bool,
 ) -> Settings:
-    return _check(manifests, gather(environ, flags, **chosen), environ, for_run=for_run)
+    gathering = gather(environ, flags, **chosen)
+    try:
+        return _check(manifests, gathering, environ, for_run=for_run)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
 
 
 def _check(

@@ -12,7 +12,16 @@ import msgspec
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import CONFIG_NAME, ConfigFile, find_config
-from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS, allowed
+from batchcancel.settings.options import (
+    FILES,
+    FLAG_ONLY,
+    HINTS,
+    LISTS,
+    PERCENTAGES,
+    SECRETS,
+    allowed,
+    choices,
+)
 from batchcancel.settings.secret_files import check_mode
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
@@ -39,6 +48,8 @@ class Gathering:
         self.file: ConfigFile | None = None
         self.profile: str | None = None
         self.warnings: list[str] = []
+        self.mistyped: list[str] = []
+        """Warnings about variables that are nearly an option: where one is missing, it may be that."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -66,7 +77,9 @@ class Gathering:
             converted = None
         # None is also how msgspec reads the text "null", and empty is a shell's variable that is not set.
         if converted is None or converted == "":
-            raise SettingsError(f"{source} takes {allowed(name)}.")
+            words = choices(name)  # no secret is one of a few words
+            hint = _nearest(value, words) if words and isinstance(value, str) else "."
+            raise SettingsError(f"{source} takes {allowed(name)}{hint}")
         self.given.setdefault(name, []).append(Given(converted, source))
 
     def read_flags(self, flags: Mapping[str, object]) -> None:
@@ -89,7 +102,10 @@ class Gathering:
             if name not in HINTS:
                 # Not an error: other programs and later versions may have variables of their own.
                 hint = _nearest(name, HINTS, spelled=lambda known: ENV_PREFIX + known.upper())
-                self.warnings.append(f"{variable} is no option of batchcancel and is ignored{hint}")
+                warning = f"{variable} is no option of batchcancel and is ignored{hint}"
+                self.warnings.append(warning)
+                if hint != ".":
+                    self.mistyped.append(warning)
                 continue
             parts = [part.strip() for part in value.split(",") if part.strip()]
             self.put(name, parts if name in LISTS else value, variable)
@@ -179,6 +195,6 @@ def _refuse_unknown(names: Iterable[str], what: str) -> None:
 
 
 def _nearest(name: str, known: Iterable[str], *, spelled: Callable[[str], str] = str) -> str:
-    """End a sentence about an unknown name: with the nearest known one, if any is near."""
+    """End a sentence about an unknown name: by asking for the nearest known one, if any is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {spelled(close[0])!r}?" if close else "."
+    return f". Did you mean {spelled(close[0])}?" if close else "."

@@ -130,7 +130,7 @@ def test_config_takes_the_place_of_run_in_its_command(
         ),
         pytest.param(
             ["--profile", "nigthly"],
-            "Error: batchcancel.toml has no table [profile.nigthly]; did you mean 'nightly'?\n",
+            "Error: batchcancel.toml has no table [profile.nigthly]. Did you mean nightly?\n",
             id="profile",
         ),
         pytest.param(
@@ -154,8 +154,7 @@ def test_config_says_warnings_to_standard_error(configured: Path, run_command: R
     done = run_command("config", "--profile", "nightly", env=env)
     assert done.returncode == 0
     unknown = (
-        "Warning: BATCHCANCEL_RAT is no option of batchcancel and is ignored; "
-        "did you mean 'BATCHCANCEL_RATE'?"
+        "Warning: BATCHCANCEL_RAT is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_RATE?"
     )
     assert done.stderr.splitlines() == [
         unknown,

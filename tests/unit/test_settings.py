@@ -121,7 +121,7 @@ def test_a_file_that_a_flag_names_in_vain_is_refused() -> None:
     """The sentence names the flag, where that named it."""
     assert refusal(config="gone.toml") == "--config names gone.toml, which is no file."
     write_config(FILE)
-    sentence = "batchcancel.toml has no table [profile.nigh]; did you mean 'night'?"
+    sentence = "batchcancel.toml has no table [profile.nigh]. Did you mean night?"
     assert refusal(profile="nigh") == sentence
 
 
@@ -281,18 +281,18 @@ def test_the_formats_of_settings_and_manifest_are_the_same() -> None:
     [
         pytest.param(
             "concurency = 1",
-            "Unknown key of batchcancel.toml, line 1: 'concurency'; did you mean 'concurrency'?",
+            "Unknown key of batchcancel.toml, line 1: 'concurency'. Did you mean concurrency?",
             id="near",
         ),
         pytest.param("zebra = 1", "Unknown key of batchcancel.toml, line 1: 'zebra'.", id="far"),
         pytest.param(
             "max-attempts = 1",
-            "Unknown key of batchcancel.toml, line 1: 'max-attempts'; did you mean 'max_attempts'?",
+            "Unknown key of batchcancel.toml, line 1: 'max-attempts'. Did you mean max_attempts?",
             id="as the flag",
         ),
         pytest.param(
             "[profile.night]\nrat = 1",
-            "Unknown key of batchcancel.toml [profile.night], line 2: 'rat'; did you mean 'rate'?",
+            "Unknown key of batchcancel.toml [profile.night], line 2: 'rat'. Did you mean rate?",
             id="in the profile",
         ),
         pytest.param("[production]\nrate = 1", "Unknown key of batchcancel.toml: 'production'.", id="table"),
@@ -309,7 +309,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(config: str, sentence: 
     [
         pytest.param(
             "[profile.day]\nrat = 1",
-            "Unknown key of batchcancel.toml [profile.day], line 2: 'rat'; did you mean 'rate'?",
+            "Unknown key of batchcancel.toml [profile.day], line 2: 'rat'. Did you mean rate?",
             id="misspelt",
         ),
         pytest.param(
@@ -344,12 +344,12 @@ def test_the_keys_of_a_profile_that_is_not_chosen_are_checked_too(config: str, s
 def test_a_key_is_found_on_its_line_or_on_none(config: str, where: str) -> None:
     """No line is better than a wrong one."""
     write_config(config)
-    assert refusal() == f"Unknown key of {where}: 'rat'; did you mean 'rate'?"
+    assert refusal() == f"Unknown key of {where}: 'rat'. Did you mean rate?"
 
 
 def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     """The same for a caller in Python."""
-    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'; did you mean 'max_attempts'?"
+    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'. Did you mean max_attempts?"
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,9 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     [
         ("BATCHCANCEL_ZEBRA_STRIPES", "."),
         ("BATCHCANCEL_ZEBRA", "."),
-        ("BATCHCANCEL_CONCURENCY", "; did you mean 'BATCHCANCEL_CONCURRENCY'?"),
-        ("BATCHCANCEL_RAT", "; did you mean 'BATCHCANCEL_RATE'?"),
-        ("BATCHCANCEL_LOGFILE", "; did you mean 'BATCHCANCEL_LOG_FILE'?"),
+        ("BATCHCANCEL_CONCURENCY", ". Did you mean BATCHCANCEL_CONCURRENCY?"),
+        ("BATCHCANCEL_RAT", ". Did you mean BATCHCANCEL_RATE?"),
+        ("BATCHCANCEL_LOGFILE", ". Did you mean BATCHCANCEL_LOG_FILE?"),
     ],
     ids=["far", "far, one word", "near", "near and short", "without its line"],
 )
@@ -401,6 +401,38 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_nothing_to_us(variabl
 def test_what_only_looks_like_kubernetes_is_a_warning(variable: str) -> None:
     """The shapes are exact."""
     assert len(load({variable: "1"}).warnings) == 1
+
+
+def test_a_mistyped_variable_is_named_where_an_option_is_missing() -> None:
+    """The warning alone would come too late: what it was to set is what is missing."""
+    sentence = refusal({"BATCHCANCEL_EVN": "test", "BATCHCANCEL_ZEBRA": "5"}, env=None)
+    assert sentence.startswith("Say what is called: ")
+    assert sentence.endswith(
+        ". BATCHCANCEL_EVN is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_ENV?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "sentence"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_ENV": "prodcution"},
+            {"env": None},
+            "BATCHCANCEL_ENV takes sandbox, test or production. Did you mean production?",
+            id="variable",
+        ),
+        pytest.param(
+            {}, {"progress": "line"}, "--progress takes auto, bar, plain, json or none. Did you mean plain?",
+            id="option without a default of None",
+        ),
+        pytest.param({"BATCHCANCEL_MLE": "x"}, {}, "BATCHCANCEL_MLE takes off, request or both.", id="far"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_is_refused_with_the_nearest(
+    environ: dict[str, str], flags: dict[str, Any], sentence: str
+) -> None:
+    """Where an option takes one of a few words; the value itself is never shown."""
+    assert refusal(environ, **flags) == sentence
 
 
 @pytest.mark.parametrize("place", ["variable", "top level", "profile"])
@@ -480,7 +512,7 @@ def test_config_names_the_file_that_is_read() -> None:
         pytest.param(
             {"BATCHCANCEL_PROFILE": "nigt"},
             "[profile.night]\n",
-            "batchcancel.toml has no table [profile.nigt]; did you mean 'night'?",
+            "batchcancel.toml has no table [profile.nigt]. Did you mean night?",
             id="profile that is not there",
         ),
         pytest.param(
