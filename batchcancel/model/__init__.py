@@ -30,6 +30,7 @@ from batchcancel.model.rows import (
     StoppedMerchant,
     Tally,
 )
+from batchcancel.model.vitals import Vitals
 from batchcancel.model.words import (
     REASONS,
     MatchField,
@@ -76,6 +77,7 @@ __all__ = [
     "StopRequested",
     "StoppedMerchant",
     "Tally",
+    "Vitals",
     "invoice_key",
     "key_digest",
     "utc_text",

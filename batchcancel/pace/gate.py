@@ -22,7 +22,8 @@ class Gate:
         self._clock = asyncio.get_running_loop().time
         self._on_event = on_event
         self._stop = asyncio.Event()
-        self._holds = 0
+        self._holds: list[PauseCause] = []
+        """Why it is held shut, the latest cause last."""
         self._released = asyncio.Event()
 
     @property
@@ -34,6 +35,13 @@ class Gate:
     def is_open(self) -> bool:
         """Whether a request may leave now."""
         return not self._holds and self._quota.pause_left_s <= 0
+
+    @property
+    def held_by(self) -> PauseCause | None:
+        """Why no request may leave now; None if one may."""
+        if self._holds:
+            return self._holds[-1]
+        return PauseCause.RATE_LIMITED if self._quota.pause_left_s > 0 else None
 
     def stop(self) -> None:
         """Stop for good: sleeps end, and who waits at the closed gate is sent home."""
@@ -71,12 +79,12 @@ class Gate:
         """Keep the gate shut for the length of the block."""
         began_at = self._clock()
         self._on_event(PauseStarted(cause=cause, wait_s=None, last_failure=last_failure))
-        self._holds += 1
+        self._holds.append(cause)
         self._released.clear()
         try:
             yield
         finally:
-            self._holds -= 1
+            self._holds.remove(cause)
             if not self._holds:
                 self._released.set()
             self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))

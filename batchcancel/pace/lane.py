@@ -55,7 +55,10 @@ class Pace:
         self._transport = transport
         self._clock = asyncio.get_running_loop().time
         self._slots = slots
-        self._quota = quota
+        self.quota: Final = quota
+        """When a request may leave; other lanes may share it."""
+        self.in_flight = 0
+        """Requests of every kind that have left and not come back."""
         self._max_outage_s = max_outage_s
         self._gate = Gate(quota, on_event)
         self._health = Health(self._clock())
@@ -76,6 +79,11 @@ class Pace:
     def is_open(self) -> bool:
         """Whether a request might leave now, if its turn came."""
         return self._gate.is_open and not self._health.is_long_streak
+
+    @property
+    def held_by(self) -> PauseCause | None:
+        """Why no request may leave now; None if one may, if its turn came."""
+        return self._gate.held_by
 
     async def wait_open(self) -> None:
         """Return once a request might leave.
@@ -157,8 +165,8 @@ class Pace:
         """
         if self.is_stopping:
             raise RunStoppingError("the run is stopping before it has begun")
-        if self._quota.too_long is not None:
-            raise self._quota.too_long
+        if self.quota.too_long is not None:
+            raise self.quota.too_long
         await self._gate.until_stop(self._greet())
 
     async def ask_key(self, *, since: float) -> None:
@@ -238,11 +246,11 @@ class Pace:
         """
         # A cancelation that waits for its turn gives up at once when the run stops.
         in_a_hurry = kind is RequestKind.CANCEL
-        if not self._quota.is_unlimited:
-            await self._quota.take(self.sleep if in_a_hurry else asyncio.sleep)
+        if not self.quota.is_unlimited:
+            await self.quota.take(self.sleep if in_a_hurry else asyncio.sleep)
         if in_a_hurry and self.is_stopping:
             raise RunStoppingError("no new cancelation leaves")
-        if failure := self._too_long or self._quota.too_long or self._key_refused:
+        if failure := self._too_long or self.quota.too_long or self._key_refused:
             raise failure
         return self._gate.is_open
 
@@ -250,10 +258,13 @@ class Pace:
         return self._health.is_suspicious(self._clock(), unfinished=self.unfinished())
 
     async def _ask(self, kind: RequestKind, invoice_id: str | None) -> Reply | TransportError:
+        self.in_flight += 1
         try:
             return await self._transport(kind, invoice_id)
         except TransportError as exc:
             return exc
+        finally:
+            self.in_flight -= 1
 
     # --- learning -----------------------------------------------------------------------------
 
@@ -262,7 +273,7 @@ class Pace:
         if isinstance(answer, TransportError):
             self._health.note_failure(now, sent_at, str(answer))
             return
-        pause_s = self._quota.learn(answer, sent_at=sent_at)
+        pause_s = self.quota.learn(answer, sent_at=sent_at)
         if answer.is_throttled:
             self._health.note_throttled(sent_at)
         if pause_s:
@@ -278,14 +289,14 @@ class Pace:
     def _pause(self, wait_s: float) -> None:
         """Make everyone wait as long as the service says, or stop where that is too long."""
         if wait_s <= self._outage_left_s():
-            self._quota.pause(wait_s)
+            self.quota.pause(wait_s)
             return
         self._too_long = OutageTooLongError(
             f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
             "The open rows stay open: run the same command again later."
         )
         if wait_s > self._max_outage_s:  # nobody who shares the quota would wait that long
-            self._quota.too_long = self._too_long
+            self.quota.too_long = self._too_long
 
     def _outage_left_s(self) -> float:
         return self._max_outage_s - (self._clock() - self._health.silent_since)
@@ -318,7 +329,7 @@ class Pace:
     async def _probe(self) -> Reply | TransportError:
         """Send the signed read past the gate."""
         async with self._slots:
-            await self._quota.take()
+            await self.quota.take()
             sent_at = self._clock()
             answer = await self._ask(RequestKind.PROBE, None)
         self._learn(answer, sent_at)
@@ -330,9 +341,9 @@ class Pace:
             reply = _word_of_service(await self._probe()) or await self._ride_out()
             if not reply.is_throttled:
                 return reply
-            if failure := self._too_long or self._quota.too_long:
+            if failure := self._too_long or self.quota.too_long:
                 raise failure
-            await self.sleep(self._quota.pause_left_s)
+            await self.sleep(self.quota.pause_left_s)
             if self.is_stopping:
                 raise RunStoppingError("the run is stopping with its key in doubt")
 

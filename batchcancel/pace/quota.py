@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from batchcancel.errors import OutageTooLongError
 from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted, Reply
@@ -33,6 +34,8 @@ class Quota:
         """
         self._clock = asyncio.get_running_loop().time
         self._throttle = Throttle(rate, clock=self._clock, on_event=on_event)
+        self.set_rate: Final = rate
+        """The most requests a second that it was made for; None for no limit."""
         self._within = within
         self._on_event = on_event
         self._resumes_at = float("-inf")
@@ -45,6 +48,11 @@ class Quota:
     def pause_left_s(self) -> float:
         """How long everyone has to wait still, in seconds; 0 or less if nobody has to."""
         return self._resumes_at - self._clock()
+
+    @property
+    def allowed_rate(self) -> float | None:
+        """The requests a second that it allows now by itself; None for no limit."""
+        return self._throttle.rate
 
     @property
     def is_unlimited(self) -> bool:

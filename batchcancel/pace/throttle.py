@@ -51,6 +51,11 @@ class Throttle:
         """Whether there is no rate at all: none was set, and nothing was refused lately."""
         return self._tempo.is_unlimited
 
+    @property
+    def rate(self) -> float | None:
+        """The requests a second that may leave now; None for no limit."""
+        return self._tempo.rate(self._clock())
+
     async def take(self, sleep: Sleep = asyncio.sleep) -> None:
         """Wait for the next departure; first come, first served. A cancelled wait gives its place back.
 

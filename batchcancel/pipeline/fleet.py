@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,7 @@ from batchcancel.errors import (
     RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally
+from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally, Vitals
 from batchcancel.pace import Pace
 from batchcancel.pipeline.crew import Crew
 from batchcancel.pipeline.entrance import Entrance
@@ -120,6 +120,27 @@ class Fleet:
             duplicates=sum(part.duplicates for part in parts),
             excluded=sum(part.excluded for part in parts),
             open=rows + sum(part.open - part.rows for part in parts),
+        )
+
+    def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:
+        """Tell what is going on at the moment, in microseconds.
+
+        Args:
+            to_settle: Invoices that the run is to give a row, as the check counted them.
+            set_rate: The rate for all merchants together, which stands for theirs until one has begun;
+                None for no limit.
+        """
+        every = tuple(self._lanes.values())
+        lanes = [lane for lane in every if not lane.is_over] or every
+        quotas = {lane.pace.quota for lane in lanes}
+        holds = [lane.pace.held_by for lane in lanes]
+        return Vitals(
+            in_flight=sum(lane.pace.in_flight for lane in lanes),
+            allowed_rate=_sum_rates((quota.allowed_rate for quota in quotas), most=set_rate),
+            set_rate=_sum_rates((quota.set_rate for quota in quotas), most=set_rate),
+            held_by=holds[0] if holds and None not in holds else None,
+            rows_left=to_settle - sum(lane.pipeline.rows_written for lane in every),
+            is_stopping=self._stopped_for is not None,
         )
 
     def stop(self, why: str) -> None:
@@ -255,3 +276,15 @@ class Fleet:
         lane.stopped_by = failure
         self._on_event(MerchantStopped(merchant_id=lane.merchant_id, why=str(failure)))
         return True
+
+
+def _sum_rates(rates: Iterable[float | None], *, most: float | None) -> float | None:
+    """Add up the rates of quotas, which may have a limit together; None for no limit."""
+    total = 0.0
+    for rate in rates:
+        if rate is None:
+            return most
+        total += rate
+    if not total:
+        return most  # nobody has begun
+    return total if most is None else min(total, most)

@@ -105,6 +105,11 @@ class Pipeline:
         more_to_come = not self._exhausted and not self._entrance.holds_back
         return len(self._in_hand) + (MAX_WAITING if more_to_come else 0)
 
+    @property
+    def rows_written(self) -> int:
+        """Results that the sink has taken."""
+        return self._results.total()
+
     def tally(self, *, rows: int) -> Tally:
         """Count what became of the rows so far.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from batchcancel import BatchCancelError, Job, Outcome, Reason, RunState, Settings, Tally, load_settings
 from batchcancel.errors import (
@@ -20,7 +21,7 @@ from batchcancel.errors import (
     UsageError,
 )
 from batchcancel.ledger.disk import LedgerFile
-from batchcancel.model import ClockSet, Event, GroupCommitted, PauseStarted, RequestFinished
+from batchcancel.model import ClockSet, Event, GroupCommitted, PauseStarted, RequestFinished, Vitals
 from batchcancel.pipeline import Pipeline
 from batchcancel.sandbox import (
     SANDBOX_KEY_ID,
@@ -78,6 +79,21 @@ async def test_results_come_once_they_are_on_disk(settings_for: MakeSettings) ->
     assert job.summary.state is RunState.COMPLETE
     assert job.summary.tally.results[Reason.NOT_FOUND] == 1
     assert list(job.summary.amounts_canceled) == ["USD"]
+
+
+async def test_vitals_can_be_asked_for_at_any_time(settings_for: MakeSettings) -> None:
+    """Before the run, in its middle and after it; what has its row is not left."""
+    settings = settings_for([str(number) for number in range(40)] + ["b d"], rate=200, concurrency=4)
+    async with Job(settings) as job:
+        before = job.vitals()
+        during = [job.vitals() async for _ in job.results()]
+        after = job.vitals()
+    at_rest = Vitals(
+        in_flight=0, allowed_rate=200, set_rate=200, held_by=None, rows_left=41, is_stopping=False
+    )
+    assert before == at_rest
+    assert 0 < during[0].rows_left < 41
+    assert after == during[-1] == replace(at_rest, rows_left=0)
 
 
 async def test_leaving_the_loop_stops_and_drains(settings_for: MakeSettings) -> None:

@@ -26,6 +26,7 @@ from batchcancel.model import (
     Invoice,
     ManifestRow,
     MerchantStopped,
+    PauseCause,
     Reply,
     RequestKind,
     Result,
@@ -33,6 +34,7 @@ from batchcancel.model import (
     Standing,
     StopRequested,
     Tally,
+    Vitals,
 )
 from batchcancel.pace import Pace, Quota
 from batchcancel.pipeline import MAX_WAITING, Entrance, Exposure, Fleet, Lane, Pipeline, Turnstile
@@ -393,6 +395,80 @@ def test_each_merchant_has_a_rate_of_its_own(in_virtual_time: InVirtualTime) -> 
         times = [at for merchant, _, _, at in house.sent if merchant == name]
         assert max(sum(start <= at < start + 1 for at in times) for start in times) <= 12
     assert 3.9 < max(at for *_, at in house.sent) - 1000 < 4.5
+
+
+# --- what goes on at the moment -------------------------------------------------------------------
+
+
+def test_rates_of_merchants_add_up(in_virtual_time: InVirtualTime) -> None:
+    """Ten a second each, within 25 for all; who has ended counts no more, and at the end all do."""
+    house = House(concurrency=30)
+    house.own_quotas, house.rate_per_merchant = True, 10.0
+    seen: list[Vitals] = []
+
+    def look(most: float | None) -> None:
+        seen.append(house.fleet.vitals(to_settle=50, set_rate=most))
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        for at_s, most in ((0.5, 25.0), (0.6, None), (2.5, 25.0)):
+            loop.call_later(at_s, look, most)
+        rows = [*rows_of("a", each=30), *rows_of("b", "c", each=10)]
+        await house.run(rows, during=lambda: look(None))
+        look(None)
+
+    in_virtual_time(scenario())
+    assert [(one.allowed_rate, one.set_rate) for one in seen] == [
+        (None, None),
+        (25.0, 25.0),
+        (30.0, 30.0),
+        (10.0, 10.0),
+        (30.0, 30.0),
+    ]
+    assert [one.rows_left for one in seen] == [50, 38, 35, 6, 0]
+    assert {one.in_flight for one in seen} == {0}
+    assert {one.held_by for one in seen} == {None}
+
+
+@pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
+def test_all_are_held_only_if_each_is(in_virtual_time: InVirtualTime, *, own_quotas: bool) -> None:
+    """A quota that two share counts once, and a merchant that waits alone does not stand for others."""
+    house = House(concurrency=2)
+    house.own_quotas = own_quotas
+    house.takes_s = 0.5
+    throttled = Reply(http_status=429, retry_after_s=60.0)
+    house.answers["a"] = lambda kind, _one, now: throttled if kind is CANCEL and now < 1010 else None
+    seen: list[Vitals] = []
+
+    def look() -> None:
+        seen.append(house.fleet.vitals(to_settle=100, set_rate=None))
+
+    in_virtual_time(house.run(rows_of("a", "b", each=50), during=after(10.25, look)))
+    (vitals,) = seen
+    assert vitals.held_by is (None if own_quotas else PauseCause.RATE_LIMITED)
+    assert vitals.in_flight == (2 if own_quotas else 0)
+    assert not vitals.is_stopping
+
+
+def test_a_cut_rate_is_below_the_set_one(in_virtual_time: InVirtualTime) -> None:
+    """Which tells that the service refused more; after a stop nothing new leaves."""
+    house = House(concurrency=4)
+    house.own_quotas, house.rate_per_merchant = True, 100.0
+    throttled = Reply(http_status=429, retry_after_s=0.1)
+    house.answers[None] = lambda kind, one, _now: (
+        throttled if kind is CANCEL and one in {"50", "51"} else None
+    )
+    seen: list[Vitals] = []
+
+    def look() -> None:
+        seen.append(house.fleet.vitals(to_settle=200, set_rate=100.0))
+        house.fleet.stop("enough")
+        seen.append(house.fleet.vitals(to_settle=200, set_rate=100.0))
+
+    in_virtual_time(house.run(rows_of(None, each=200), during=after(1.5, look)))
+    assert [one.set_rate for one in seen] == [100.0, 100.0]
+    assert 1 < (seen[0].allowed_rate or 0) < 100
+    assert [one.is_stopping for one in seen] == [False, True]
 
 
 def test_the_reader_is_not_far_ahead_of_a_slow_merchant(in_virtual_time: InVirtualTime) -> None:

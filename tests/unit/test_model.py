@@ -19,6 +19,7 @@ from batchcancel.model import (
     RunSummary,
     Skip,
     Tally,
+    Vitals,
     invoice_key,
     utc_text,
 )
@@ -136,7 +137,7 @@ def test_a_tally_is_conserved_if_every_row_is_counted_once(tally: Tally, *, is_c
     assert tally.is_conserved is is_conserved
 
 
-DATA = (*typing.get_args(Event), Invoice, ManifestRow, Reply, Result, RunSummary, Skip, Tally)
+DATA = (*typing.get_args(Event), Invoice, ManifestRow, Reply, Result, RunSummary, Skip, Tally, Vitals)
 
 
 @pytest.mark.parametrize("struct", DATA, ids=lambda one: one.__name__)

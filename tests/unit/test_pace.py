@@ -170,6 +170,44 @@ def test_a_request_is_announced_when_it_leaves_and_not_before(in_virtual_time: I
     assert departed == [1]
 
 
+def test_what_is_under_way_is_counted_from_departure_to_return(in_virtual_time: InVirtualTime) -> None:
+    """Signed reads too; who waits for a turn has not left, though it holds a slot."""
+    wire = Wire(takes_s=0.35)
+    seen: list[tuple[int, int]] = []
+
+    async def scenario() -> None:
+        pace = wire.pace(concurrency=5, rate=10.0)
+        assert pace.in_flight == 0
+        loop = asyncio.get_running_loop()
+        for at_s in (0.05, 0.15, 0.32, 0.62):
+            loop.call_later(at_s, lambda: seen.append((pace.in_flight, wire.in_flight)))
+        await asyncio.gather(pace.greet(), *(pace.send(CANCEL, str(n)) for n in range(20)))
+        assert pace.in_flight == 0
+
+    in_virtual_time(scenario())
+    assert seen == [(1, 1), (2, 2), (4, 4), (4, 4)]
+
+
+def test_a_failure_is_under_way_no_more(in_virtual_time: InVirtualTime) -> None:
+    """Nor is a request that was given up."""
+    wire = Wire(takes_s=1.0)
+    wire.answers[CANCEL] = lambda _now: LOST
+
+    async def scenario() -> None:
+        pace = wire.pace()
+        await pace.send(CANCEL, "1")
+        assert pace.in_flight == 0
+        task = asyncio.create_task(pace.send(LOOK_UP, "1"))
+        await asyncio.sleep(0.5)
+        assert pace.in_flight == 1
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert pace.in_flight == 0
+
+    in_virtual_time(scenario())
+
+
 # --- 429 --------------------------------------------------------------------------------------
 
 
@@ -180,8 +218,11 @@ def test_a_429_makes_everyone_wait(in_virtual_time: InVirtualTime) -> None:
 
     async def scenario() -> None:
         pace = wire.pace()
+        assert pace.held_by is None
         await pace.send(CANCEL, "1")
+        assert pace.held_by is PauseCause.RATE_LIMITED
         await asyncio.gather(*(pace.send(LOOK_UP, str(n)) for n in range(5)))
+        assert pace.held_by is None
 
     in_virtual_time(scenario())
     (refused,) = wire.times(CANCEL)
