@@ -61,12 +61,15 @@ def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - chec
     Credentials come from the environment or batchcancel.toml, never from the command line:
     BATCHCANCEL_MERCHANT_ID, BATCHCANCEL_KEY_ID, BATCHCANCEL_SHARED_SECRET (or _FILE).
     """
-    from batchcancel.cli.session import run_job  # noqa: PLC0415 - help has to be quick
-    from batchcancel.settings import load_settings  # noqa: PLC0415 - likewise
+    from batchcancel.cli.observers import observing  # noqa: PLC0415 - help has to be quick
+    from batchcancel.cli.session import run_job  # noqa: PLC0415 - likewise
+    from batchcancel.settings import load_receivers, load_settings  # noqa: PLC0415 - likewise
 
-    settings = load_settings(
-        manifests, **{name: value for name, value in flags.items() if value is not False}
-    )
-    for warning in settings.warnings:
-        say(f"Warning: {warning}", fg="yellow")
-    return run_job(settings)
+    given = {name: value for name, value in flags.items() if value is not False}
+    with observing(load_receivers(**given)) as observers:
+        settings = load_settings(manifests, **given)
+        for warning in settings.warnings:
+            say(f"Warning: {warning}", fg="yellow")
+        code = run_job(settings, observers)
+        observers.end(code)
+        return code

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -18,16 +18,15 @@ from typing import Final
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
-from batchcancel.errors import BatchCancelError, SettingsError
+from batchcancel.cli.observers import Observers
+from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.model import RunState, RunSummary
-from batchcancel.observe import Broadcast
-from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
 from batchcancel.pipeline import DRAIN_S
 from batchcancel.report import count_invoices, count_merchants, count_rows, mask, summary_json, summary_text
-from batchcancel.settings import Environment, LogFormat, Settings
+from batchcancel.settings import Environment, Settings
 
 _GARBAGE_AFTER: Final = 50_000
 """Objects that are made and still there, before garbage is looked for."""
@@ -41,8 +40,12 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-def run_job(settings: Settings) -> int:
+def run_job(settings: Settings, observers: Observers) -> int:
     """Run a job to its end, show it to a person, and return the exit code.
+
+    Args:
+        settings: What to do.
+        observers: Who else watches; told of everything but the end.
 
     Raises:
         BatchCancelError: The run could not begin, or its ledger failed.
@@ -56,7 +59,7 @@ def run_job(settings: Settings) -> int:
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         try:
-            code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
+            code, is_interrupted, has_ledger = runner.run(_run_job(settings, observers, received))
         except asyncio.CancelledError:
             if not received:
                 raise
@@ -75,11 +78,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_event_loop
 
 
-async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool, bool]:
+async def _run_job(settings: Settings, observers: Observers, before_run: list[int]) -> tuple[int, bool, bool]:
     """Return the exit code, whether a signal ended the run, and whether it wrote into the ledger."""
-    with _signals_cancel(before_run), closing(_open_log(settings)) as log:
-        watchers = Broadcast(log)
-        async with Job(settings, on_event=watchers) as job:
+    with _signals_cancel(before_run):
+        watchers = observers.begin(settings)
+        async with Job(settings, on_event=watchers) as job, observers.watching(job):
             if job.has_rows:
                 _say_what_is_ahead(job)
                 _say_what_expires(job)
@@ -90,6 +93,7 @@ async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool
                 with _signals_stop(job) as received:
                     summary = await job.run()
     code = exit_codes.of_summary(summary, signum=received[0] if received else None)
+    observers.note_summary(summary)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
     return code, bool(received), summary.run_id is not None
 
@@ -124,18 +128,6 @@ def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
         say(f"Warning: no page was written: {said} {again}", fg="yellow")
     else:
         say(f"  page      {page}")
-
-
-def _open_log(settings: Settings) -> Log:
-    options = settings.options
-    try:
-        return open_log(
-            level=options.log_level,
-            as_json=options.log_format is LogFormat.JSON,
-            path=Path(options.log_file) if options.log_file else None,
-        )
-    except OSError as exc:
-        raise SettingsError(f"The log file {options.log_file} can't be written: {exc.strerror}.") from exc
 
 
 def _say_what_is_ahead(job: Job) -> None:
