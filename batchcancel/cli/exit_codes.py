@@ -37,6 +37,8 @@ class ExitCode(IntEnum):
     """Stopped where it was told to, by ``--limit`` or ``--max-duration``; rows remain, and all is well."""
 
 
+ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that end a run well, each with an exit code of its own."""
 NO_ALARM: Final = frozenset({ExitCode.DONE, ExitCode.IN_USE, ExitCode.AS_ASKED})
 """Codes after which nobody has to do anything. After 5 the run that holds the ledger tells how it went."""
 

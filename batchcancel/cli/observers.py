@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
@@ -109,13 +110,19 @@ class Observers:
             if self._metering is not None:
                 self._metering.end(exit_code)
             if self._notices is not None:
-                # Who presses Ctrl-C by now waits for the prompt, and the run has ended as it has.
-                with suppress(KeyboardInterrupt):
+                # Who sends a signal by now wants the process to be gone; the run has ended as it has.
+                with suppress(KeyboardInterrupt, asyncio.CancelledError):
                     asyncio.run(self._tell_of_end(self._notices, exit_code))
         if self._log is not None:
             self._log.close()
 
     async def _tell_of_end(self, notices: Notices, exit_code: int) -> None:
+        """Tell everyone who is told; a signal gives that up, and changes nothing else."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine asks
+        for signum in exit_codes.ENDING_SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                loop.add_signal_handler(signum, task.cancel)
         settings = self._settings
         notice = end_notice(
             version=version("batchcancel"),

@@ -30,7 +30,7 @@ from batchcancel.settings import Environment, Settings
 
 _GARBAGE_AFTER: Final = 50_000
 """Objects that are made and still there, before garbage is looked for."""
-_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = exit_codes.ENDING_SIGNALS
 
 
 class Interrupted(KeyboardInterrupt):

@@ -250,6 +250,25 @@ def test_a_slow_health_check_does_not_hold_the_run_up(
     assert slow.paths == ["/start", ""]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_end_is_told_changes_no_exit_code(
+    start_run: StartRun, simulator: Simulator, start_receiver: StartReceiver, tmp_path: Path, signum: int
+) -> None:
+    """The run is over and was good; who does not want to wait for a slow receiver need not."""
+    slow = start_receiver(200, delay_s=4.0)
+    manifest = write_manifest(tmp_path, "1")
+    environment = simulator.env | {"BATCHCANCEL_NOTIFY_URL": slow.url}
+    began_at = time.monotonic()
+    with start_run(simulator, manifest, "--ledger", LEDGER, env=environment) as process:
+        while not any(heard.body["event"] == "end" for heard in slow.heard):
+            assert time.monotonic() < began_at + 20
+            time.sleep(0.01)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=3)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
 # --- file and port --------------------------------------------------------------------------------
 
 
