@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
+
+import click
 
 from batchcancel.errors import (
     BatchCancelError,
@@ -13,7 +15,7 @@ from batchcancel.errors import (
     SafetyStopError,
     UsageError,
 )
-from batchcancel.model import RunState, RunSummary
+from batchcancel.model import RunState, Tally
 
 
 class ExitCode(IntEnum):
@@ -37,8 +39,6 @@ class ExitCode(IntEnum):
     """Stopped where it was told to, by ``--limit`` or ``--max-duration``; rows remain, and all is well."""
 
 
-ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""Signals that end a run well, each with an exit code of its own."""
 NO_ALARM: Final = frozenset({ExitCode.DONE, ExitCode.IN_USE, ExitCode.AS_ASKED})
 """Codes after which nobody has to do anything. After 5 the run that holds the ledger tells how it went."""
 
@@ -48,6 +48,8 @@ def of_exception(exc: BaseException) -> int:
     match exc:
         case KeyboardInterrupt():
             return of_signal(getattr(exc, "signum", signal.SIGINT))
+        case click.ClickException():
+            return exc.exit_code
         case BatchCancelError():
             return of_error(exc)
         case _:
@@ -74,8 +76,27 @@ def of_signal(signum: int) -> int:
     return 128 + signum
 
 
-def of_summary(summary: RunSummary, *, signum: int | None) -> int:
-    """Return the exit code of a run that came to an end.
+class Ended(Protocol):
+    """What came to an end: a run, or whatever ends as a run does."""
+
+    @property
+    def state(self) -> RunState:
+        """How it ended."""
+        ...
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether it stopped where it was told to."""
+        ...
+
+    @property
+    def tally(self) -> Tally:
+        """What became of its rows."""
+        ...
+
+
+def of_summary(summary: Ended, *, signum: int | None) -> int:
+    """Return the exit code of a run that came to an end, or of what ends as one does.
 
     Args:
         summary: The run.

@@ -7,18 +7,18 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchcancel.cli import exit_codes, say
-from batchcancel.errors import SettingsError
+from batchcancel.cli.log import open_log_of
+from batchcancel.cli.signals import ENDING_SIGNALS
 from batchcancel.job import Job
 from batchcancel.model import RunSummary, utc_text
 from batchcancel.observe import Broadcast
-from batchcancel.observe.logs import Log, open_log
+from batchcancel.observe.logs import Log
 from batchcancel.observe.notify import Notices, Receiver, end_notice, start_notice
-from batchcancel.settings import LogFormat, Receivers, Settings
 from batchcancel.settings import Receiver as Address
+from batchcancel.settings import Receivers, Settings
 
 if TYPE_CHECKING:
     from batchcancel.cli.metering import Metering
@@ -70,7 +70,7 @@ class Observers:
             from batchcancel.cli.metering import Metering  # noqa: PLC0415 - not every run needs it
 
             self._metering = Metering(settings, warn=self._warn_of_metrics)
-        self._log = _open_log(settings)
+        self._log = open_log_of(settings)
         self._events.add(self._log)
         return self._events
 
@@ -120,7 +120,7 @@ class Observers:
         """Tell everyone who is told; a signal gives that up, and changes nothing else."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine asks
-        for signum in exit_codes.ENDING_SIGNALS:
+        for signum in ENDING_SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 loop.add_signal_handler(signum, task.cancel)
         settings = self._settings
@@ -156,15 +156,3 @@ def _receiver(address: Address | None) -> Receiver | None:
         return None
     proxy = None if address.proxy is None else address.proxy.reveal().decode()
     return Receiver(url=address.url.reveal().decode(), proxy=proxy)
-
-
-def _open_log(settings: Settings) -> Log:
-    options = settings.options
-    try:
-        return open_log(
-            level=options.log_level,
-            as_json=options.log_format is LogFormat.JSON,
-            path=Path(options.log_file) if options.log_file else None,
-        )
-    except OSError as exc:
-        raise SettingsError(f"The log file {options.log_file} can't be written: {exc.strerror}.") from exc

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from batchcancel.api import Client, ServiceClock
+from batchcancel.api.observation import Observation
 from batchcancel.job.keys import Keys
 from batchcancel.model import Event
 from batchcancel.settings import Settings
@@ -39,9 +40,16 @@ async def base_url_of(
 
 
 def build_client(
-    settings: Settings, keys: Keys, base_url: str, clock: ServiceClock, on_event: Callable[[Event], None]
+    settings: Settings,
+    keys: Keys,
+    base_url: str,
+    clock: ServiceClock,
+    *,
+    is_read_only: bool = False,
+    on_event: Callable[[Event], None],
+    on_observation: Callable[[Observation], None] | None = None,
 ) -> Client:
-    """Build the client that a run sends everything through; nothing is opened.
+    """Build the client that everything is sent through; nothing is opened.
 
     Raises:
         SettingsError: The file of private roots can't be used.
@@ -57,5 +65,7 @@ def build_client(
         timeout_s=options.timeout,
         ca_file=Path(options.ca_file) if options.ca_file else None,
         proxy=settings.proxy,
+        is_read_only=is_read_only,
         on_event=on_event,
+        on_observation=on_observation,
     )

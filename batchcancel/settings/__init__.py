@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.conditions import read_count, read_matches
+from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
     Encryption,
@@ -94,6 +94,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """By field of the invoice (``total``, ``currency``, ``dueDate``) the column that it has to equal."""
     credentials: Credentials | None
     """None for the simulator in this process, which has made-up ones."""
+    plan_max_age_s: float = 86_400.0
+    """How old a plan may be that answers are taken from."""
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -123,6 +125,7 @@ def load_settings(
     manifests: Sequence[str | os.PathLike[str]],
     *,
     environ: Mapping[str, str] | None = None,
+    for_run: bool = True,
     **flags: Any,  # noqa: ANN401 - converted and checked against Options
 ) -> Settings:
     """Gather the options from flags, environment and configuration file, and check them all.
@@ -130,15 +133,16 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
+        for_run: Whether rows are to be written, so that there has to be a ledger; otherwise it is the null
+            device where none follows from the rest.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
         SettingsError: Something is missing, malformed or contradictory; says what and where.
     """
     paths = tuple(os.fspath(path) for path in manifests)
-    environ = os.environ if environ is None else environ
     try:
-        return _check(paths, _gather(environ, flags), environ)
+        return _load(paths, os.environ if environ is None else environ, flags, for_run=for_run)
     except SettingsError as exc:
         # Some tools print the variables of a traceback's frames, and down there these are secret.
         raise exc.with_traceback(None) from None
@@ -151,7 +155,7 @@ def load_receivers(
 ) -> Receivers:
     """Gather the options and say who is told of a run; the others are not checked yet.
 
-    So somebody can be told that they are wrong.
+    So somebody can be told that they are wrong. Nobody is told of a dry run.
 
     Args:
         environ: The environment; the process's own by default.
@@ -160,11 +164,18 @@ def load_receivers(
     Raises:
         SettingsError: An address can't be used, or an option is unknown or not of its type.
     """
-    environ = os.environ if environ is None else environ
     try:
-        return _check_receivers(_gather(environ, flags), environ)
+        return _load_receivers(os.environ if environ is None else environ, flags)
     except SettingsError as exc:
         raise exc.with_traceback(None) from None
+
+
+def _load_receivers(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Receivers:
+    gathering = _gather(environ, flags)
+    options = Options(**gathering.values)
+    if options.dry_run:
+        return Receivers(ping=None, notify=None)
+    return read_receivers(options, sources=gathering.sources, environ=environ)
 
 
 def _gather(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Gathering:
@@ -175,14 +186,28 @@ def _gather(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Gathering:
     return gathering
 
 
-def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
+def _load(
+    manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any], *, for_run: bool
+) -> Settings:
+    gathering = _gather(environ, flags)
+    try:
+        return _check(manifests, gathering, environ, for_run=for_run)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
+
+
+def _check(
+    manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str], *, for_run: bool
+) -> Settings:
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
     _check_merchants(options, gathering)
     credentials = None if base_url is None else _credentials(options, gathering)
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
-    ledger = _ledger(manifests, options, environment)
+    ledger = _ledger(manifests, options, environment, for_run=for_run)
     others = (getattr(options, name) for name in sorted(FILES))
     read = [ledger, *map(Path, manifests), *(Path(path) for path in others if path)]
     written = [Path(path) for path in (options.log_file, options.report) if path]
@@ -200,14 +225,11 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         rate=_rate(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
+        plan_max_age_s=read_age(options.plan_max_age, source=gathering.sources.get("plan_max_age", "")),
         match=read_matches(options.match, source=gathering.sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(gathering.warnings),
     )
-
-
-def _check_receivers(gathering: Gathering, environ: Mapping[str, str]) -> Receivers:
-    return read_receivers(Options(**gathering.values), sources=gathering.sources, environ=environ)
 
 
 def _rate(options: Options, environment: Environment) -> float | None:
@@ -236,10 +258,12 @@ def _credentials(options: Options, gathering: Gathering) -> Credentials:
     return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
 
 
-def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment) -> Path:
+def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment, *, for_run: bool) -> Path:
     if options.ledger is not None:
         return Path(options.ledger)
     if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
+        if not for_run:
+            return Path(os.devnull)
         raise SettingsError(
             "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
             "several manifests."

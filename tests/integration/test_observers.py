@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchcancel.cli.observers import Observers, observing
-from batchcancel.cli.session import Interrupted
+from batchcancel.cli.signals import Interrupted
 from batchcancel.errors import BatchCancelError, LedgerInUseError, ManifestError
 from batchcancel.settings import Settings, load_receivers, load_settings
 
