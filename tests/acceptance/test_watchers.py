@@ -122,6 +122,27 @@ def test_options_that_are_wrong_are_told(
     assert receiver.paths == ["/fail"]
 
 
+def test_a_dry_run_tells_nobody(
+    run_command: RunCommand, receiver: ReceivingServer, hook: ReceivingServer, tmp_path: Path
+) -> None:
+    """It changes nothing, and a check must not take it for the nightly run."""
+    command = ("run", write_manifest(tmp_path, "1"), "--env", "sandbox", "--dry-run", "--metrics-file", FILE)
+    ended = run_command(*command, env=told(receiver, hook))
+    assert ended.returncode == 0, ended.stderr
+    assert (receiver.paths, hook.paths) == ([], [])
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_flag_that_does_not_belong_here_is_told(
+    run_command: RunCommand, receiver: ReceivingServer, tmp_path: Path
+) -> None:
+    """Exit 2 of the command line itself, for a run all the same."""
+    command = ("run", write_manifest(tmp_path, "1"), "--env", "sandbox", "--out", "plan.jsonl")
+    ended = run_command(*command, env={"BATCHCANCEL_PING_URL": receiver.url})
+    assert ended.returncode == 2, ended.stderr
+    assert receiver.paths == ["/fail"]
+
+
 def test_a_ledger_in_use_is_the_other_run_s_affair(
     run_command: RunCommand,
     start_run: StartRun,
