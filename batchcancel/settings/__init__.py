@@ -23,8 +23,9 @@ from msgspec import Struct
 from batchcancel.errors import SettingsError
 from batchcancel.settings.checks import (
     MISSING_LEDGER,
-    check_log,
     check_merchants,
+    check_metrics,
+    check_paths,
     check_roots,
     ledger_of,
     rate_of,
@@ -51,6 +52,7 @@ from batchcancel.settings.options import (
     Progress,
     RetryErrors,
 )
+from batchcancel.settings.receivers import Receiver, Receivers, read_receivers
 from batchcancel.settings.secret_files import Secret
 from batchcancel.settings.sources import Gathering, gather
 from batchcancel.settings.target import find_proxy, find_target
@@ -67,11 +69,14 @@ __all__ = [
     "Options",
     "P12File",
     "Progress",
+    "Receiver",
+    "Receivers",
     "ResponseKeyFile",
     "RetryErrors",
     "Secret",
     "Settings",
     "SharedSecret",
+    "load_receivers",
     "load_settings",
 ]
 
@@ -155,6 +160,43 @@ def load_settings(
         raise exc.with_traceback(None) from None
 
 
+def load_receivers(
+    *,
+    environ: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    profile: str | None = None,
+    **flags: Any,  # noqa: ANN401 - as above
+) -> Receivers:
+    """Gather the options and say who is told of a run; the others are not checked yet.
+
+    So somebody can be told that they are wrong. Nobody is told of a dry run.
+
+    Args:
+        environ: The environment; the process's own by default.
+        config: The configuration file, as for ``load_settings``.
+        profile: Its profile, likewise.
+        **flags: Options of ``Options`` by name; None counts as not given.
+
+    Raises:
+        SettingsError: An address can't be used, or an option is unknown or not of its type.
+    """
+    chosen = {"config": None if config is None else os.fspath(config), "profile": profile}
+    try:
+        return _load_receivers(os.environ if environ is None else environ, flags, chosen)
+    except SettingsError as exc:
+        raise exc.with_traceback(None) from None
+
+
+def _load_receivers(
+    environ: Mapping[str, str], flags: Mapping[str, Any], chosen: Mapping[str, str | None]
+) -> Receivers:
+    gathering = gather(environ, flags, **chosen)
+    options = Options(**gathering.values)
+    if options.dry_run:
+        return Receivers(ping=None, notify=None)
+    return read_receivers(options, sources=gathering.sources, environ=environ)
+
+
 def _load(
     manifests: tuple[str, ...],
     environ: Mapping[str, str],
@@ -187,7 +229,8 @@ def _check(
     ledger = ledger_of(manifests, options, environment)
     if ledger is None and for_run:
         raise SettingsError(MISSING_LEDGER)
-    check_log(options, ledger, manifests)
+    check_paths(options, ledger, manifests)
+    check_metrics(options, sources)
     return Settings(
         manifests=manifests,
         options=options,

@@ -34,20 +34,31 @@ def check_roots(options: Options, sources: Mapping[str, str]) -> None:
         raise SettingsError(f"{sources['ca_file']}: {options.ca_file} is no file.")
 
 
-def check_log(options: Options, ledger: Path | None, manifests: Sequence[str]) -> None:
-    """Refuse a log file that is another file of the run: log lines would be appended to it."""
-    if options.log_file is None:
-        return
+def check_metrics(options: Options, sources: Mapping[str, str]) -> None:
+    """Refuse an address for a port that nobody asked for."""
+    if options.metrics_port is None and "metrics_host" in sources:
+        raise SettingsError(f"{sources['metrics_host']} goes with --metrics-port.")
+
+
+def check_paths(options: Options, ledger: Path | None, manifests: Sequence[str]) -> None:
+    """Refuse to write a file that is another file of the run: it would be replaced or appended to."""
     named = (getattr(options, name) for name in sorted(FILES))
-    others = [*([] if ledger is None else [ledger]), *manifests, *(path for path in named if path)]
+    read = [*([] if ledger is None else [ledger]), *manifests, *(path for path in named if path)]
+    written = [path for path in (options.log_file, options.report) if path]
+    _keep_apart("The log", options.log_file, read, "the ledger or a file that is read")
+    _keep_apart("The metrics", options.metrics_file, read, "the ledger or a file that is read")
+    _keep_apart("The metrics", options.metrics_file, written, "the log or the page")
+
+
+def _keep_apart(what: str, path: str | None, others: Sequence[str | Path], which: str) -> None:
+    if path is None:
+        return
     try:
-        is_other = os.path.realpath(options.log_file) in map(os.path.realpath, others)
+        is_other = os.path.realpath(path) in map(os.path.realpath, others)
     except ValueError:
         raise SettingsError("A path holds a NUL character.") from None
     if is_other:
-        raise SettingsError(
-            f"The log can't go to {options.log_file}: that is the ledger or a file that is read."
-        )
+        raise SettingsError(f"{what} can't go to {path}: that is {which}.")
 
 
 def warn_of_auth(options: Options, warnings: list[str]) -> None:

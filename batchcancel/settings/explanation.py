@@ -14,8 +14,9 @@ from msgspec import Struct
 from batchcancel.errors import SettingsError
 from batchcancel.settings.checks import (
     MISSING_LEDGER,
-    check_log,
     check_merchants,
+    check_metrics,
+    check_paths,
     check_roots,
     ledger_of,
     rate_of,
@@ -24,6 +25,7 @@ from batchcancel.settings.checks import (
 from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import check_given, missing_credentials, read_credentials
 from batchcancel.settings.options import SECRETS, Environment, Options
+from batchcancel.settings.receivers import read_receivers
 from batchcancel.settings.sources import Gathering, Given, gather
 from batchcancel.settings.target import DEFAULT_URLS, MISSING_ENV, check_url, find_proxy, find_target
 
@@ -113,7 +115,9 @@ def _explain(
     ledger = None if environment is None else ledger_of(manifests, options, environment)
     if manifests and environment is not None and ledger is None:
         missing.append(MISSING_LEDGER)
-    check_log(options, ledger or (Path(options.ledger) if options.ledger else None), manifests)
+    check_paths(options, ledger or (Path(options.ledger) if options.ledger else None), manifests)
+    check_metrics(options, gathering.sources)
+    receivers = read_receivers(options, sources=gathering.sources, environ=environ)
     derived = {
         "base_url": Source(value=base_url, source=DEFAULT),
         "rate": Source(value=rate_of(options, environment), source=DEFAULT),
@@ -129,7 +133,7 @@ def _explain(
             for name in Options.__struct_fields__
         },
         missing=tuple(missing),
-        warnings=tuple(gathering.warnings),
+        warnings=(*receivers.warnings, *gathering.warnings),
     )
 
 
