@@ -13,6 +13,7 @@ import pytest
 from batchcancel.errors import SettingsError
 from batchcancel.settings import Options, load_settings
 from batchcancel.settings.explanation import Explained, Explanation, Source, explain_settings
+from batchcancel.settings.options import SECRETS
 
 SECRET = base64.b64encode(b"correct horse battery staple").decode()
 CREDENTIALS = {
@@ -193,6 +194,11 @@ def test_a_ledger_that_has_to_be_said_is_missing() -> None:
         pytest.param({}, {"match": ["a=b"]}, "--match takes", id="match"),
         pytest.param({}, {"rate_per_merchant": 5}, "--rate-per-merchant goes with", id="merchants"),
         pytest.param({}, {"log_file": "l", "ledger": "l"}, "The log can't go to l", id="log"),
+        pytest.param({}, {"log_file": "l", "metrics_file": "l"}, "The metrics can't go to l", id="metrics"),
+        pytest.param({}, {"metrics_host": "::1"}, "--metrics-host goes with", id="metrics' host"),
+        pytest.param(
+            {"BATCHCANCEL_PING_URL": "hunter2"}, {}, "BATCHCANCEL_PING_URL takes", id="health check"
+        ),
         pytest.param({}, {"config": "gone.toml"}, "--config names gone.toml", id="file"),
     ],
 )
@@ -259,8 +265,12 @@ def test_no_secret_is_told_and_none_by_its_length() -> None:
         "shared_secret = 'aHVudGVyMg=='\np12_password = 'hunter2'\nmle_response_key_password = 'hunter22'\n",
         encoding="utf-8",
     )
-    explanation = explain(CREDENTIALS, env="test")
-    for name in ("shared_secret", "p12_password", "mle_response_key_password"):
+    addresses = {
+        "BATCHCANCEL_PING_URL": "https://a.example/hunter2",
+        "BATCHCANCEL_NOTIFY_URL": "https://b/hunter2",
+    }
+    explanation = explain(CREDENTIALS | addresses, env="test")
+    for name in SECRETS:
         assert explanation.options[name].value == "***"
     assert explanation.options["shared_secret"].overridden == (
         Source(value="***", source="batchcancel.toml: shared_secret"),
