@@ -38,6 +38,11 @@ class _CannotServeError(click.ClickException):
 @click.command(name="sandbox")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one.")
+@click.option(
+    "--invoices",
+    type=click.IntRange(0, 1_000_000),
+    help="Begin with so many invoices of every kind, for 'batchcancel list'. Default: 0.",
+)
 @click.option("--seed", type=int, help="What chance is drawn from. Default: 0.")
 @click.option("--latency-ms", type=_FROM_ZERO, help="How long every reply waits. Default: 0.")
 @click.option("--jitter-ms", type=_FROM_ZERO, help="How much longer at most, evenly spread. Default: 0.")
