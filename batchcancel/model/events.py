@@ -23,9 +23,10 @@ class RequestFinished(Struct, frozen=True, kw_only=True):
 
 
 class RetryScheduled(Struct, frozen=True, kw_only=True):
-    """An invoice waits for its next request."""
+    """An invoice waits for its next request, or a page of the list does."""
 
-    invoice_id: str
+    invoice_id: str | None
+    """None for a page."""
     kind: RequestKind
     wait_s: float
 
