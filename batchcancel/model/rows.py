@@ -90,6 +90,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
     balance: str | None = None
     currency: str | None = None
     correlation_id: str | None = None
+    created_at: float | None = None
+    """When the invoice was created, Unix seconds on the service's clock."""
     submitted_at: str | None = None
     at: str
     """When this was decided, UTC, on this machine's clock."""

@@ -190,6 +190,7 @@ class Case:
             balance=invoice.balance if invoice else None,
             currency=invoice.currency if invoice else None,
             correlation_id=reply.correlation_id if reply else None,
+            created_at=invoice.created_at if invoice else None,
             submitted_at=invoice.submitted_at if invoice else None,
             at=utc_text(),
             latency_ms=round(reply.latency_ms, 1) if reply else None,
