@@ -12,11 +12,16 @@ from typing import Final, NoReturn
 import click
 
 _COMMANDS: Final = {
+    "list": "Make a manifest of the invoices that the service lists.",
     "run": "Cancel the invoices of a manifest and write what became of each.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
+
+
+_FUNCTIONS: Final = {"list": "list_invoices"}
+"""Commands whose function has another name than they have, since that is a builtin's."""
 
 
 class _LazyGroup(click.Group):
@@ -28,7 +33,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"batchcancel.cli.{cmd_name}"), cmd_name)
+        module = import_module(f"batchcancel.cli.{cmd_name}")
+        command: click.Command = getattr(module, _FUNCTIONS.get(cmd_name, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
@@ -68,7 +74,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as exc:
         # click turns every KeyboardInterrupt into its own Abort.
         interrupt = exc.__cause__ or exc
-        say("Interrupted; nothing was sent.", fg="yellow")
+        say(f"Interrupted; {getattr(interrupt, 'what_was_left', 'nothing was sent')}.", fg="yellow")
         return exit_codes.of_signal(getattr(interrupt, "signum", signal.SIGINT))
     except (ConservationError, ReadOnlyError):
         raise

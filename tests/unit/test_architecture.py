@@ -408,8 +408,9 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
         (("sandbox", "--help"), 0.6),
         (("verify", "--help"), 0.6),
         (("report", "--help"), 0.6),
+        (("list", "--help"), 0.6),
     ],
-    ids=["all", "run", "sandbox", "verify", "report"],
+    ids=["all", "run", "sandbox", "verify", "report", "list"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -425,6 +426,7 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
         ("sandbox", "--help"),
         ("verify", "--help"),
         ("report", "--help"),
+        ("list", "--help"),
         ("--version",),
     ],
     ids=lambda words: " ".join(words) or "import batchcancel",
