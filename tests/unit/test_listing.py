@@ -173,6 +173,8 @@ class Shelf:
     def __init__(self, **lists: list[Invoice]) -> None:
         self.lists = lists
         self.asked: list[str | None] = []
+        self.total_beyond = 0
+        """How many more are counted than listed."""
         self.after_page: Callable[[list[Invoice]], None] = lambda _rows: None
 
     async def read(self, page: Page) -> Listing:
@@ -180,7 +182,7 @@ class Shelf:
         self.asked.append(page.status)
         rows = self.lists.get(page.status or "", [])
         cut = tuple(rows[page.offset : page.offset + page.limit])
-        listing = Listing(total=len(rows) if cut else None, invoices=cut)
+        listing = Listing(total=len(rows) + self.total_beyond if cut else None, invoices=cut)
         self.after_page(rows)
         return listing
 
@@ -259,8 +261,11 @@ async def test_what_can_t_be_judged_is_left_out_and_counted() -> None:
     assert [row.id for row in found.rows] == ["2675"]
     assert (found.doubtful, found.is_whole) == ({Fit.NO_ID: 2, Fit.NO_AMOUNT: 1}, False)
     collector = Collector(Wanted(statuses=("SENT",)))
-    await collector.read(Shelf(SENT=[invoice(), invoice()]))
-    assert not collector.found("merchant").is_whole
+    shelf = Shelf(SENT=[invoice()])
+    shelf.total_beyond = 1
+    await collector.read(shelf)
+    found = collector.found("merchant")
+    assert ([one.course for one in found.unsettled], found.is_whole) == ([Course.SHORT], False)
 
 
 async def test_a_row_that_nobody_was_asked_about_is_a_defect() -> None:

@@ -7,7 +7,7 @@ list, between the same others, can't have been skipped, whatever came and went. 
 common *tears* the pass: more invoices may have gone in between than the pages overlap. The service does
 not promise an order, so a pass is *steady* only if nothing moved at all: the same total on every page,
 the same rows where two pages overlap, no invoice twice, and as many as the total says. A pass is *short* if
-the service counts more invoices than it lists, which neither new ones nor those that went explain.
+nothing moved and the service counts more invoices than it lists.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Course(StrEnum):
     MOVED = "moved"
     """Something moved; what stayed in its place was read."""
     SHORT = "short"
-    """The service counted more all along than it listed."""
+    """Nothing moved, and the service counts more than it lists."""
     TORN = "torn"
-    """Two pages have nothing in common, or there is no end: what stayed in its place may be missing."""
+    """Two pages have nothing in common, or a page brings nothing: what stayed in its place may be missing."""
 
 
 class Pass:
@@ -66,7 +66,7 @@ class Pass:
         self.ids: set[str] = set()
         """Every invoice that was read."""
         self._overlap_rows = overlap_rows
-        self._first_total = self._least_total = 0
+        self._first_total = 0
         self._before: Sequence[str | None] = ()
         """The page before this one, by its ids."""
         self._common = 0
@@ -96,10 +96,9 @@ class Pass:
         if total is None:
             return
         if self.total is None:
-            self._first_total = self._least_total = total
+            self._first_total = total
         elif total != self.total:
             self._note(Course.MOVED)
-        self._least_total = min(self._least_total, total)
         self.total = total
 
     def _tie(self, ids: Sequence[str | None]) -> int:
@@ -127,17 +126,17 @@ class Pass:
         if self.total is None:
             return not brings_new
         step = self.page.limit - self._overlap_rows
-        if self.pages >= 2 * self._first_total // step + _SPARE_PAGES:
-            self._note(Course.TORN)  # it grows faster than it is read
+        if not brings_new or self.pages >= 2 * self._first_total // step + _SPARE_PAGES:
+            self._note(Course.TORN)  # it grows faster than it is read, or pages are not what was asked for
             return True
-        return self.page.offset + len(ids) >= self.total
+        # A full page is never taken for the last one, in case the total counts only what is on it.
+        return len(ids) < self.page.limit and self.page.offset + len(ids) >= self.total
 
     def _end(self) -> None:
         self.is_over = True
-        if self.rows < self._least_total:
-            self._note(Course.SHORT)
-        elif self.total not in {None, self.rows}:
-            self._note(Course.MOVED)
+        if self.total is not None and self.rows != self.total:
+            is_short = self.course is Course.STEADY and self.rows < self.total
+            self._note(Course.SHORT if is_short else Course.MOVED)
 
     def _note(self, course: Course) -> None:
         self.course = max(self.course, course, key=list(Course).index)
