@@ -263,7 +263,10 @@ async def test_a_status_that_the_service_does_not_list_is_an_error(
 async def test_a_list_that_moves_at_first_is_read_again(serve: Serve) -> None:
     """The second time nothing moves: what is there then is listed, exactly."""
     async with serve() as service:
-        changes = [service.create, lambda: service.end(list(service.of("SENT"))[:30])]
+        changes: list[Callable[[], object]] = [
+            service.create,
+            lambda: service.end(list(service.of("SENT"))[:30]),
+        ]
         service.after_page = lambda: changes.pop(0)() if changes else None
         found = await service.collect()
         assert ids_of(found) == service.of("SENT")
