@@ -302,7 +302,7 @@ def send_json(connection: socket.socket, reply: object) -> None:
 def test_what_a_hostile_list_holds_is_left_out_and_said(
     run_command: RunCommand, start_raw_server: StartRawServer, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """No id that isn't one, no formula and no customer gets into a manifest, nor another status."""
+    """No id that isn't one, no formula, no customer gets into a manifest, nor another status."""
     formulas = {"amountDetails": {"totalAmount": "@SUM(1)", "currency": "=cmd|calc"}}
     items = [
         item("2675"),
@@ -341,7 +341,8 @@ def test_what_a_hostile_list_holds_is_left_out_and_said(
             0,
             0,
             "Note: the list of SENT changed whenever it was read. Each page was tied to the one before: what "
-            "may be missing was created, moved or ended meanwhile. It counts 1,506 now, and 1,505 were listed.",
+            "may be missing was created, moved or ended meanwhile. It counts 1,506 now, and 1,505 were "
+            "listed.",
             id="always moves",
         ),
         pytest.param(
@@ -383,6 +384,17 @@ def test_a_list_that_never_is_steady_is_written_and_said(
     listed = [row["id"] for row in read_csv(tmp_path / "m.csv")]
     assert len(set(listed)) == len(listed)
     assert {str(number) for number in range(1500)} <= set(listed)
+
+
+def test_the_readme_shows_what_the_command_says(run_command: RunCommand, project: Path) -> None:
+    """Word for word, and the run that is shown behind it takes the file."""
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    match = re.search(r"^```console\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert match
+    first, *said, second = match[1].splitlines()
+    listed = run_command(*first.removeprefix("$ batchcancel ").split())
+    assert (listed.returncode, listed.stderr.splitlines()) == (0, said)
+    assert run_command(*second.removeprefix("$ batchcancel ").split()).returncode == 0
 
 
 def test_help_shows_examples_line_by_line(run_command: RunCommand) -> None:
