@@ -23,10 +23,10 @@ from batchcancel.report import count_invoices, count_rows, mask
 from batchcancel.report.files import NewFile, check_target
 from batchcancel.settings import Settings
 from batchcancel.tasks.listing import (
-    Course,
     Fit,
     Found,
     Row,
+    Steadiness,
     Unsettled,
     Wanted,
     collect,
@@ -125,10 +125,10 @@ def _say_what_was_read(found: Found) -> None:
 def _note_on(one: Unsettled) -> str:
     """Say what happened to the list of a status while it was read."""
     counted = "" if one.total is None else f" It counts {one.total:,} now, and {one.rows:,} were listed."
-    match one.course:
-        case Course.SHORT:
+    match one.steadiness:
+        case Steadiness.SHORT:
             return f"Warning: the service lists fewer {one.status} invoices than it counts.{counted}"
-        case Course.TORN:
+        case Steadiness.TORN:
             return f"Warning: two pages of {one.status} had no invoice in common, whenever read.{counted}"
         case _:
             return (

@@ -21,7 +21,7 @@ from batchcancel.sandbox.auth import Authenticator
 from batchcancel.sandbox.faults import Status
 from batchcancel.sandbox.invoices import Invoice
 from batchcancel.sandbox.wire import RefusedError
-from batchcancel.tasks.listing import Course, Fit, Found, Wanted, collect
+from batchcancel.tasks.listing import Fit, Found, Steadiness, Wanted, collect
 
 KEY = {
     "BATCHCANCEL_MERCHANT_ID": SANDBOX_MERCHANT_ID,
@@ -287,7 +287,7 @@ async def test_a_busy_account_is_listed_without_a_gap(serve: Serve) -> None:
         found = await service.collect()
         stayed = before & service.of("SENT")
     assert stayed <= ids_of(found)
-    assert [one.course for one in found.unsettled] == [Course.MOVED]
+    assert [one.steadiness for one in found.unsettled] == [Steadiness.MOVED]
 
 
 async def test_a_mass_cancelation_at_the_same_time_tears_the_list(serve: Serve) -> None:

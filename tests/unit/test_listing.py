@@ -19,7 +19,16 @@ from batchcancel.manifest import Format
 from batchcancel.model import Invoice, Listing, ListProgressed, Page, Reason, Sighting, Skip, SkipReason
 from batchcancel.observe.pages import PagesRead
 from batchcancel.settings import load_settings
-from batchcancel.tasks.listing import STATUSES, Course, Fit, Row, Wanted, format_of, write_rows, write_rows_to
+from batchcancel.tasks.listing import (
+    STATUSES,
+    Fit,
+    Row,
+    Steadiness,
+    Wanted,
+    format_of,
+    write_rows,
+    write_rows_to,
+)
 from batchcancel.tasks.listing.collect import Collector, _for_one_merchant
 from batchcancel.tasks.listing.roll import Roll
 from batchcancel.tasks.listing.rows import FORMATS
@@ -235,7 +244,7 @@ async def test_a_list_that_always_moves_is_taken_and_said_where_its_pages_hold_t
     collector = Collector(Wanted(statuses=("SENT",)))
     await collector.read(shelf)
     found = collector.found("merchant")
-    assert [(one.status, one.course) for one in found.unsettled] == [("SENT", Course.MOVED)]
+    assert [(one.status, one.steadiness) for one in found.unsettled] == [("SENT", Steadiness.MOVED)]
     assert {f"SENT{number}" for number in range(1500)} <= {row.id for row in found.rows}
     assert (len(shelf.asked), found.is_torn, found.is_whole) == (6, False, True)
 
@@ -265,7 +274,7 @@ async def test_what_can_t_be_judged_is_left_out_and_counted() -> None:
     shelf.total_beyond = 1
     await collector.read(shelf)
     found = collector.found("merchant")
-    assert ([one.course for one in found.unsettled], found.is_whole) == ([Course.SHORT], False)
+    assert ([one.steadiness for one in found.unsettled], found.is_whole) == ([Steadiness.SHORT], False)
 
 
 async def test_a_row_that_nobody_was_asked_about_is_a_defect() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchcancel.model import Invoice, Listing, Page
-from batchcancel.tasks.listing.paging import Course, Pass
+from batchcancel.tasks.listing.paging import Pass, Steadiness
 
 Rows = list[str]
 Change = Callable[[Rows], None]
@@ -46,7 +46,7 @@ def nothing(_: Rows) -> None:
 def test_a_list_that_rests_is_read_steadily_to_its_last_invoice(count: int) -> None:
     """At every length, around the limits of a page."""
     one = read(names(count))
-    assert (one.course, one.ids) == (Course.STEADY, set(names(count)))
+    assert (one.steadiness, one.ids) == (Steadiness.STEADY, set(names(count)))
     assert one.total in {count, None}
 
 
@@ -61,31 +61,33 @@ def test_pages_overlap_and_keep_their_filter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "course", "missing"),
+    ("change", "steadiness", "missing"),
     [
-        pytest.param(lambda rows: rows.insert(0, "new"), Course.MOVED, set(), id="created at the front"),
-        pytest.param(lambda rows: rows.append("new"), Course.MOVED, set(), id="created at the end"),
-        pytest.param(lambda rows: rows.remove("0002"), Course.MOVED, set(), id="one gone that was read"),
-        pytest.param(lambda rows: rows.remove("0020"), Course.MOVED, {"0020"}, id="one gone that was not"),
+        pytest.param(lambda rows: rows.insert(0, "new"), Steadiness.MOVED, set(), id="created at the front"),
+        pytest.param(lambda rows: rows.append("new"), Steadiness.MOVED, set(), id="created at the end"),
+        pytest.param(lambda rows: rows.remove("0002"), Steadiness.MOVED, set(), id="one gone that was read"),
         pytest.param(
-            lambda rows: rows.__delitem__(slice(2)), Course.MOVED, set(), id="fewer gone than overlap"
+            lambda rows: rows.remove("0020"), Steadiness.MOVED, {"0020"}, id="one gone that was not"
         ),
         pytest.param(
-            lambda rows: rows.__delitem__(slice(3, 10)), Course.TORN, None, id="more gone than overlap"
+            lambda rows: rows.__delitem__(slice(2)), Steadiness.MOVED, set(), id="fewer gone than overlap"
         ),
-        pytest.param(lambda rows: rows.__delitem__(slice(0, 30)), Course.TORN, None, id="all gone"),
         pytest.param(
-            lambda rows: rows.insert(0, rows.pop(15)), Course.MOVED, {"0015"}, id="one moved forward"
+            lambda rows: rows.__delitem__(slice(3, 10)), Steadiness.TORN, None, id="more gone than overlap"
         ),
-        pytest.param(lambda rows: rows.insert(29, rows.pop(2)), Course.MOVED, set(), id="one moved back"),
+        pytest.param(lambda rows: rows.__delitem__(slice(0, 30)), Steadiness.TORN, None, id="all gone"),
+        pytest.param(
+            lambda rows: rows.insert(0, rows.pop(15)), Steadiness.MOVED, {"0015"}, id="one moved forward"
+        ),
+        pytest.param(lambda rows: rows.insert(29, rows.pop(2)), Steadiness.MOVED, set(), id="one moved back"),
     ],
 )
 def test_a_change_between_two_pages_is_noticed(
-    change: Change, course: Course, missing: set[str] | None
+    change: Change, steadiness: Steadiness, missing: set[str] | None
 ) -> None:
     """Whatever it is; and as long as pages are tied, nothing is missing that stayed in its place."""
     one = read(names(30), change)
-    assert one.course is course
+    assert one.steadiness is steadiness
     assert missing is None or set(names(30)) - one.ids == missing
 
 
@@ -97,7 +99,7 @@ def test_one_created_and_one_gone_leave_the_total_and_are_noticed() -> None:
         rows.append("new")
 
     one = read(names(30), swap)
-    assert one.course is Course.MOVED
+    assert one.steadiness is Steadiness.MOVED
     assert one.ids == {*names(30), "new"}
 
 
@@ -108,7 +110,7 @@ def test_rows_without_an_id_are_counted_once() -> None:
     one = Pass(status=None, page_rows=10, overlap_rows=3)
     while not one.is_over:
         one.take(page_of(rows, one.page))
-    assert (one.course, one.nameless, one.rows) == (Course.STEADY, 2, 20)
+    assert (one.steadiness, one.nameless, one.rows) == (Steadiness.STEADY, 2, 20)
 
 
 def test_rows_without_an_id_are_counted_once_where_the_list_moved_too() -> None:
@@ -120,7 +122,7 @@ def test_rows_without_an_id_are_counted_once_where_the_list_moved_too() -> None:
         one.take(page_of(rows, one.page))
         if one.pages == 1:
             del rows[0]
-    assert (one.course, one.nameless) == (Course.MOVED, 1)
+    assert (one.steadiness, one.nameless) == (Steadiness.MOVED, 1)
 
 
 def test_pages_that_share_only_rows_without_ids_are_not_tied() -> None:
@@ -129,12 +131,12 @@ def test_pages_that_share_only_rows_without_ids_are_not_tied() -> None:
     one = Pass(status=None, page_rows=10, overlap_rows=3)
     while not one.is_over:
         one.take(page_of(rows, one.page))
-    assert one.course is Course.TORN
+    assert one.steadiness is Steadiness.TORN
 
 
 def test_an_invoice_twice_on_a_page_is_noticed() -> None:
     """It may stand where another one should."""
-    assert read([*names(5), "0001"]).course is Course.MOVED
+    assert read([*names(5), "0001"]).steadiness is Steadiness.MOVED
 
 
 def test_an_invoice_twice_is_noticed_without_a_total_too() -> None:
@@ -143,18 +145,22 @@ def test_an_invoice_twice_is_noticed_without_a_total_too() -> None:
     while not one.is_over:
         listing = page_of([*names(5), "0001"], one.page)
         one.take(Listing(total=None, invoices=listing.invoices))
-    assert one.course is Course.MOVED
+    assert one.steadiness is Steadiness.MOVED
 
 
 @pytest.mark.parametrize(
-    ("total", "course"), [(29, Course.MOVED), (31, Course.SHORT), (10**9, Course.SHORT)], ids=str
+    ("total", "steadiness"),
+    [(29, Steadiness.MOVED), (31, Steadiness.SHORT), (10**9, Steadiness.SHORT)],
+    ids=str,
 )
-def test_a_total_that_does_not_fit_is_noticed_and_ends_nothing_early(total: int, course: Course) -> None:
+def test_a_total_that_does_not_fit_is_noticed_and_ends_nothing_early(
+    total: int, steadiness: Steadiness
+) -> None:
     """It may count what the filter leaves out; what comes is read, and what does not is not waited for."""
     one = Pass(status="SENT", page_rows=10, overlap_rows=3)
     while not one.is_over:
         one.take(page_of(names(30), one.page, total=total))
-    assert one.course is course
+    assert one.steadiness is steadiness
     assert len(one.ids) >= 29
 
 
@@ -164,14 +170,14 @@ def test_a_total_of_the_page_alone_ends_nothing_early() -> None:
     while not one.is_over:
         listing = page_of(names(30), one.page)
         one.take(Listing(total=len(listing.invoices), invoices=listing.invoices))
-    assert (one.course, one.ids) == (Course.MOVED, set(names(30)))
+    assert (one.steadiness, one.ids) == (Steadiness.MOVED, set(names(30)))
 
 
 def test_a_total_without_any_invoice_is_no_empty_list() -> None:
     """Something is counted that is not shown."""
     one = Pass(status=None)
     one.take(Listing(total=7, invoices=()))
-    assert (one.is_over, one.course, one.rows) == (True, Course.SHORT, 0)
+    assert (one.is_over, one.steadiness, one.rows) == (True, Steadiness.SHORT, 0)
 
 
 def test_without_a_total_the_list_ends_where_nothing_new_comes() -> None:
@@ -180,20 +186,24 @@ def test_without_a_total_the_list_ends_where_nothing_new_comes() -> None:
     while not one.is_over:
         listing = page_of(names(25), one.page)
         one.take(Listing(total=None, invoices=listing.invoices))
-    assert (one.course, one.ids) == (Course.STEADY, set(names(25)))
+    assert (one.steadiness, one.ids) == (Steadiness.STEADY, set(names(25)))
 
 
 @pytest.mark.parametrize(
-    ("total", "course"), [(None, Course.MOVED), (100, Course.TORN)], ids=["without a total", "with a total"]
+    ("total", "steadiness"),
+    [(None, Steadiness.MOVED), (100, Steadiness.TORN)],
+    ids=["without a total", "with a total"],
 )
-def test_a_service_that_gives_the_same_page_for_ever_is_noticed(total: int | None, course: Course) -> None:
+def test_a_service_that_gives_the_same_page_for_ever_is_noticed(
+    total: int | None, steadiness: Steadiness
+) -> None:
     """It ends, and it is no whole list."""
     one = Pass(status=None, page_rows=10, overlap_rows=3)
     for _ in range(50):
         if one.is_over:
             break
         one.take(Listing(total=total, invoices=tuple(Invoice(id=name) for name in names(10))))
-    assert (one.is_over, one.course) == (True, course)
+    assert (one.is_over, one.steadiness) == (True, steadiness)
 
 
 def test_a_service_that_gives_less_than_was_asked_for_is_read_on() -> None:
@@ -203,7 +213,7 @@ def test_a_service_that_gives_less_than_was_asked_for_is_read_on() -> None:
         listing = page_of(names(30), one.page)
         one.take(Listing(total=30, invoices=listing.invoices[:4]))
         asked += 1
-    assert (one.course, one.ids, asked) == (Course.STEADY, set(names(30)), 14)
+    assert (one.steadiness, one.ids, asked) == (Steadiness.STEADY, set(names(30)), 14)
 
 
 def test_a_list_that_grows_faster_than_it_is_read_is_given_up() -> None:
@@ -212,7 +222,7 @@ def test_a_list_that_grows_faster_than_it_is_read_is_given_up() -> None:
     def grow(rows: Rows) -> None:
         rows[:0] = [f"new{len(rows) + number}" for number in range(10)]
 
-    assert read(names(30), *[grow] * 100).course is Course.TORN
+    assert read(names(30), *[grow] * 100).steadiness is Steadiness.TORN
 
 
 # --- any interleaving -----------------------------------------------------------------------------
@@ -247,9 +257,9 @@ def read_while(acts: list[list[Act]], count: int) -> tuple[Pass, set[str]]:
 def test_no_interleaving_of_creations_makes_a_gap(acts: list[list[Act]], count: int) -> None:
     """What was there from the first page to the last is read, and that something came is noticed."""
     one, stayed = read_while(acts, count)
-    assert stayed <= one.ids or one.course is Course.TORN
+    assert stayed <= one.ids or one.steadiness is Steadiness.TORN
     if any(acts[: one.pages - 1]):  # what comes after the last page concerns nobody
-        assert one.course is not Course.STEADY
+        assert one.steadiness is not Steadiness.STEADY
 
 
 @settings(max_examples=300)
@@ -259,7 +269,7 @@ def test_no_interleaving_of_creations_and_endings_makes_a_silent_gap(
 ) -> None:
     """What stayed in its place is read, or the pass is torn: then nothing is written."""
     one, stayed = read_while(acts, count)
-    assert stayed <= one.ids or one.course is Course.TORN
+    assert stayed <= one.ids or one.steadiness is Steadiness.TORN
 
 
 @settings(max_examples=300)
@@ -267,4 +277,4 @@ def test_no_interleaving_of_creations_and_endings_makes_a_silent_gap(
 def test_no_change_of_the_order_makes_a_steady_gap(acts: list[list[Act]], count: int) -> None:
     """The service promises no order: what moves may be missed, but never by a pass that is called steady."""
     one, stayed = read_while(acts, count)
-    assert stayed <= one.ids or one.course is not Course.STEADY
+    assert stayed <= one.ids or one.steadiness is not Steadiness.STEADY

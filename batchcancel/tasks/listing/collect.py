@@ -24,7 +24,7 @@ from batchcancel.model import (
 )
 from batchcancel.retry import PageReader
 from batchcancel.settings import Settings
-from batchcancel.tasks.listing.paging import Course, Pass
+from batchcancel.tasks.listing.paging import Pass, Steadiness
 from batchcancel.tasks.listing.roll import Roll
 from batchcancel.tasks.listing.rows import Row
 from batchcancel.tasks.listing.wanted import Fit, Wanted
@@ -39,7 +39,7 @@ class Unsettled(Struct, frozen=True, kw_only=True):
     """A status whose list moved each time that it was read."""
 
     status: str
-    course: Course
+    steadiness: Steadiness
     """Of the last time."""
     rows: int
     total: int | None
@@ -64,12 +64,12 @@ class Found(Struct, frozen=True, kw_only=True):
     @property
     def is_torn(self) -> bool:
         """Whether invoices may be missing, so that nothing should be written."""
-        return any(one.course is Course.TORN for one in self.unsettled)
+        return any(one.steadiness is Steadiness.TORN for one in self.unsettled)
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing was left out that might belong here."""
-        return not self.doubtful and all(one.course is Course.MOVED for one in self.unsettled)
+        return not self.doubtful and all(one.steadiness is Steadiness.MOVED for one in self.unsettled)
 
 
 class Reader(Protocol):
@@ -188,17 +188,17 @@ class Collector:
 
     @property
     def _is_torn(self) -> bool:
-        return any(one.course is Course.TORN for one in self._unsettled)
+        return any(one.steadiness is Steadiness.TORN for one in self._unsettled)
 
     async def _read_status(self, reader: Reader, status: str) -> None:
         """Read the list of a status until nothing moves under it, a few times at most; the last counts."""
         for _ in range(MAX_PASSES):
             one, roll = await self._read_once(reader, status)
-            if one.course is Course.STEADY:
+            if one.steadiness is Steadiness.STEADY:
                 break
         else:
             self._unsettled.append(
-                Unsettled(status=status, course=one.course, rows=one.rows, total=one.total)
+                Unsettled(status=status, steadiness=one.steadiness, rows=one.rows, total=one.total)
             )
         self._read += one.rows
         self._nameless += one.nameless

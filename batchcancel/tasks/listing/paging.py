@@ -24,7 +24,7 @@ OVERLAP_ROWS: Final = 50
 _SPARE_PAGES: Final = 10
 
 
-class Course(StrEnum):
+class Steadiness(StrEnum):
     """How a pass has gone so far, from good to bad."""
 
     STEADY = "steady"
@@ -56,7 +56,7 @@ class Pass:
         self.page = Page(offset=0, limit=page_rows, status=status)
         """What to ask for next; of no account once it is over."""
         self.is_over = False
-        self.course = Course.STEADY
+        self.steadiness = Steadiness.STEADY
         self.total: int | None = None
         """How many invoices the list has, as the last page said; None where that is not said."""
         self.pages = 0
@@ -98,7 +98,7 @@ class Pass:
         if self.total is None:
             self._first_total = total
         elif total != self.total:
-            self._note(Course.MOVED)
+            self._note(Steadiness.MOVED)
         self.total = total
 
     def _tie(self, ids: Sequence[str | None]) -> int:
@@ -108,7 +108,7 @@ class Pass:
             return self._common
         before = {one for one in self._before if one is not None}
         ties = [place for place, one in enumerate(ids) if one in before]
-        self._note(Course.MOVED if ties else Course.TORN)
+        self._note(Steadiness.MOVED if ties else Steadiness.TORN)
         return ties[-1] + 1 if ties else 0
 
     def _note_rows(self, ids: Sequence[str | None], *, begin: int) -> None:
@@ -118,7 +118,7 @@ class Pass:
             elif one not in self.ids:
                 self.ids.add(one)
             elif place >= begin:
-                self._note(Course.MOVED)
+                self._note(Steadiness.MOVED)
 
     def _is_last(self, ids: Sequence[str | None], *, brings_new: bool) -> bool:
         if len(ids) <= self._common:  # whatever the total says, nothing follows
@@ -127,7 +127,9 @@ class Pass:
             return not brings_new
         step = self.page.limit - self._overlap_rows
         if not brings_new or self.pages >= 2 * self._first_total // step + _SPARE_PAGES:
-            self._note(Course.TORN)  # it grows faster than it is read, or pages are not what was asked for
+            self._note(
+                Steadiness.TORN
+            )  # it grows faster than it is read, or pages are not what was asked for
             return True
         # A full page is never taken for the last one, in case the total counts only what is on it.
         return len(ids) < self.page.limit and self.page.offset + len(ids) >= self.total
@@ -135,8 +137,8 @@ class Pass:
     def _end(self) -> None:
         self.is_over = True
         if self.total is not None and self.rows != self.total:
-            is_short = self.course is Course.STEADY and self.rows < self.total
-            self._note(Course.SHORT if is_short else Course.MOVED)
+            is_short = self.steadiness is Steadiness.STEADY and self.rows < self.total
+            self._note(Steadiness.SHORT if is_short else Steadiness.MOVED)
 
-    def _note(self, course: Course) -> None:
-        self.course = max(self.course, course, key=list(Course).index)
+    def _note(self, steadiness: Steadiness) -> None:
+        self.steadiness = max(self.steadiness, steadiness, key=list(Steadiness).index)
