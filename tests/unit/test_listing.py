@@ -97,6 +97,12 @@ def test_the_command_offers_what_the_task_takes() -> None:
         pytest.param(
             {"created_from": 5.0, "created_before": 6.0}, {"created_at": 5.0}, Fit.FITS, id="created"
         ),
+        pytest.param(
+            {"currencies": frozenset({"EUR"}), "min_amount": Decimal(20)},
+            {"currency": None},
+            Fit.OTHER,
+            id="no currency, and less",
+        ),
         pytest.param({"created_before": 5.0}, {"created_at": 5.0}, Fit.OTHER, id="created later"),
         pytest.param({"created_before": 5.0}, {}, Fit.NO_CREATION, id="no date of creation"),
         pytest.param(

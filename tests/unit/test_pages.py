@@ -127,7 +127,8 @@ class Script:
     ("script", "sent"),
     [
         pytest.param(Script([GOOD]), "list", id="at once"),
-        pytest.param(Script([said(500), LOST, GOOD]), "list list list", id="transient"),
+        pytest.param(Script([LOST, GOOD]), "list list", id="transient"),
+        pytest.param(Script([said(500), LOST, GOOD]), None, id="transient for seconds"),
         pytest.param(Script([said(401), GOOD]), "list list", id="401 once"),
         pytest.param(Script([said(401), said(401), GOOD]), "list list probe list", id="401 twice"),
         pytest.param(Script([said(429), said(429), GOOD]), "list list list", id="429"),
@@ -201,6 +202,12 @@ def test_throttling_is_timed_from_its_last_beginning(in_virtual_time: InVirtualT
     throttled = [said(429, retry_after_s=200.0)] * 2
     script = Script([*throttled, said(200), *throttled, GOOD])
     assert in_virtual_time(script.read()) == PAGE
+
+
+def test_a_429_is_no_try(in_virtual_time: InVirtualTime) -> None:
+    """Two tries are left for what fails after five of them."""
+    script = Script([*[said(429, retry_after_s=1.0)] * 5, said(500), GOOD])
+    assert in_virtual_time(script.read(max_attempts=2)) == PAGE
 
 
 def test_a_refused_key_is_the_key_s_own_error(in_virtual_time: InVirtualTime) -> None:
