@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from datetime import date
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import click
+
+from batchcancel.cli.mistakes import Word
 
 # As in tasks.listing, which takes a while to load, and help has to be quick. A test compares them.
 STATUSES: Final = ("DRAFT", "CREATED", "PENDING", "SENT", "PARTIAL", "PAID", "CANCELED")
@@ -18,18 +19,16 @@ _AMOUNT: Final = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,10})?")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
-def status(text: str) -> str:
-    """Read a status, in any case.
+class Status(Word):
+    """One of the states that the service lists, in any case."""
 
-    Raises:
-        click.BadParameter: It is none that is listed; names the nearest.
-    """
-    word = text.upper()
-    if word not in STATUSES:
-        near = difflib.get_close_matches(word, STATUSES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise click.BadParameter(f"{text!r} is none of {', '.join(STATUSES)}.{hint}")
-    return word
+    def __init__(self) -> None:
+        """Take them all."""
+        super().__init__(STATUSES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        """Return it in capital letters."""
+        return super().convert(str(value).upper(), param, ctx)
 
 
 def day(text: str) -> date:

@@ -8,22 +8,24 @@ import sys
 import time
 from contextlib import closing
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
+from batchcancel.cli.ahead import say_what_is_ahead
 from batchcancel.cli.log import open_log_of
 from batchcancel.cli.loop import run_in_loop
 from batchcancel.cli.signals import signals_cancel, signals_stop
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
+from batchcancel.job.planned import age_of
 from batchcancel.model import RunState, RunSummary
 from batchcancel.observe import Broadcast
 from batchcancel.observe.progress import show_progress
-from batchcancel.report import count_invoices, count_merchants, count_rows, mask, summary_json, summary_text
+from batchcancel.report import count_invoices, summary_json, summary_text
+from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
 
 
@@ -42,7 +44,9 @@ async def _run_job(settings: Settings, page: Path | None, before_run: list[int])
         watchers = Broadcast(log)
         async with Job(settings, on_event=watchers) as job:
             if job.has_rows:
-                _say_what_is_ahead(job)
+                say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
+                say(f"  ledger    {settings.ledger}")
+                _say_what_is_planned(job)
                 _say_what_expires(job)
                 _say_what_is_torn(job)
                 await _confirm(job)
@@ -89,33 +93,19 @@ def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
         say(f"  page      {page}")
 
 
-def _say_what_is_ahead(job: Job) -> None:
-    check, settings = job.check, job.settings
-    limit = settings.options.limit
-    most = f", at most {limit:,} of them now" if limit is not None and limit < check.open else ""
-    notes = [
-        f"{count:,} {what}"
-        for count, what in (
-            (check.distinct - check.open - check.excluded - check.held_back, "settled earlier"),
-            (check.excluded, "excluded"),
-            (check.held_back, "with an error that is held back"),
-            (check.invalid, "with an invalid id"),
-            (check.duplicates, "repeated"),
+def _say_what_is_planned(job: Job) -> None:
+    if job.plan is None:
+        return
+    age = show_duration(max(0.0, age_of(job.plan.record)))
+    if job.takes_from_plan:
+        known = count_invoices(job.plan.answers, "paid or canceled ")
+        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it, not asked about again")
+    else:
+        say(
+            f"Warning: {job.plan.path} was made {age} ago, and --plan-max-age is "
+            f"{show_duration(job.settings.plan_max_age_s)}: nothing is taken from it.",
+            fg="yellow",
         )
-        if count
-    ]
-    whose = f"merchant {mask(job.merchant_id)}"
-    if settings.options.merchant_column is not None:
-        whose = f"portfolio {mask(job.merchant_id)}, {count_merchants(len(check.merchants))}"
-    say(
-        f"batchcancel {version('batchcancel')}: {count_invoices(check.open)} to cancel{most}, "
-        f"at {settings.host} ({settings.environment}), {whose}"
-    )
-    say(
-        f"  manifest  {count_rows(check.rows)}, {count_invoices(check.distinct, 'distinct ')}"
-        + (f" ({', '.join(notes)})" if notes else "")
-    )
-    say(f"  ledger    {settings.ledger}")
 
 
 def _say_what_expires(job: Job) -> None:

@@ -11,6 +11,7 @@ import click
 
 from batchcancel.cli import write_out
 from batchcancel.cli.exit_codes import ExitCode
+from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.model import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -19,16 +20,26 @@ if TYPE_CHECKING:
 _HEADER: Final = ("outcome", "reason", "invoices")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("Check a ledger", "batchcancel verify invoices.test.ledger.jsonl"),
+        (
+            "Save what is good of a damaged one",
+            "batchcancel verify invoices.test.ledger.jsonl --salvage new.ledger.jsonl",
+        ),
+    ],
+)
 @click.argument("ledger", type=click.Path(path_type=Path))
-@click.option(
+@flag(
     "--salvage",
     "new",
+    task="Repair",
     type=click.Path(path_type=Path),
     metavar="NEW",
-    help="Copy the good lines into a new ledger and list the rest.",
+    help="copy the good lines into a new ledger and list the rest",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the audit as JSON.")
+@flag("--json", "as_json", task="Output", is_flag=True, help="write the audit as JSON")
 def verify(ledger: Path, new: Path | None, *, as_json: bool) -> int:
     """Check LEDGER from its file alone: every line whole, every invoice with one answer, every count right.
 

@@ -10,22 +10,21 @@ from types import TracebackType
 from typing import Final, Self
 
 from batchcancel.api import Client, Expiry, ServiceClock
-from batchcancel.errors import (
-    ConservationError,
-    LedgerFaultError,
-    LedgerWriteError,
-)
+from batchcancel.errors import ConservationError, LedgerFaultError, LedgerWriteError, SettingsError
 from batchcancel.job.account import Account, count
 from batchcancel.job.connect import base_url_of, build_client
 from batchcancel.job.course import COMPLETE, Course, Ending
 from batchcancel.job.keys import Keys, load_keys
 from batchcancel.job.lanes import build_fleet, to_cancel
 from batchcancel.job.opening import Opened, open_all
+from batchcancel.job.planned import is_fresh, with_answers
 from batchcancel.ledger import RunRecord
+from batchcancel.ledger.plan import Plan
 from batchcancel.manifest import Check
 from batchcancel.model import (
     Event,
     GroupCommitted,
+    ManifestRow,
     Result,
     RunState,
     RunSummary,
@@ -64,6 +63,8 @@ class Job:
         self._clock = ServiceClock(time)
         self._client: Client
         self._course = Course(settings)
+        self.takes_from_plan = False
+        """Whether there is a plan that is young enough to take answers from."""
         self._summary: RunSummary | None = None
         self._account: Account
         self._deliver: asyncio.Queue[tuple[Result, ...] | None] | None = None
@@ -106,6 +107,11 @@ class Job:
     def check(self) -> Check:
         """What the check of the manifests found."""
         return self._opened.check
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that was named; None without. ``takes_from_plan`` tells whether it is young enough."""
+        return self._opened.plan
 
     @property
     def torn_bytes(self) -> int:
@@ -213,9 +219,13 @@ class Job:
 
     async def _open(self) -> None:
         settings = self.settings
+        if settings.options.dry_run:
+            raise SettingsError("--dry-run looks only, and a job cancels: 'batchcancel plan' is what looks.")
         self._keys = load_keys(settings)
         self._course.own_merchant_id = self.merchant_id
         self._opened = await open_all(settings, merchant_id=self.merchant_id, resources=self._resources)
+        plan = self._opened.plan
+        self.takes_from_plan = plan is not None and is_fresh(plan.record, max_age_s=settings.plan_max_age_s)
         self._base_url = await base_url_of(
             settings, merchants=self.check.merchants, resources=self._resources
         )
@@ -236,7 +246,15 @@ class Job:
                 ledger_began_at=opened.ledger.history.first_started_at or record.started_at,
             )
             fleet = build_fleet(self.settings, purpose, self._client, self._keys, on_event=self._on_event)
-            return await self._course.run(fleet, opened.manifest.rows(), count=self.check.rows)
+            return await self._course.run(fleet, self._rows(), count=self.check.rows)
+
+    def _rows(self) -> AsyncIterator[ManifestRow]:
+        """Return the rows, with their answers where a plan has them."""
+        opened = self._opened
+        rows = opened.manifest.rows()
+        if opened.plan is None or not self.takes_from_plan:
+            return rows
+        return with_answers(rows, opened.plan, ledger_began_at=opened.ledger.history.first_started_at)
 
     async def _note_commit(self, group: GroupCommitted) -> None:
         for result in group.results:

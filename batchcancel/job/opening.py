@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from batchcancel.errors import LedgerMismatchError
 from batchcancel.gates import check_count, check_free_space
+from batchcancel.job.planned import open_plan
 from batchcancel.job.selection import standing_of
 from batchcancel.ledger import History, Ledger
+from batchcancel.ledger.plan import Plan
 from batchcancel.manifest import (
     Check,
     Format,
@@ -35,6 +37,8 @@ class Opened(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     manifest: Manifest
     check: Check
+    plan: Plan | None
+    """What is known already, and fresh enough; None without."""
     max_in_doubt: int
     """Invoices that may wait while the service may have acted on them."""
 
@@ -59,6 +63,7 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
     manifest, check = await open_checked(
         settings, merchant_id=merchant_id, history=ledger.history, spool_dir=folder, resources=resources
     )
+    plan = await open_plan(settings, check=check, merchant_id=merchant_id, resources=resources)
     space = os.statvfs(settings.ledger.resolve().parent)  # a link may lead to another file system
     if space.f_blocks:  # some file systems don't tell
         check_free_space(
@@ -73,6 +78,7 @@ async def open_all(settings: Settings, *, merchant_id: str, resources: AsyncExit
         ledger=ledger,
         manifest=manifest,
         check=check,
+        plan=plan,
         max_in_doubt=_MOST_REPEATED - options.concurrency - max_pending,
     )
 

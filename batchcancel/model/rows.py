@@ -38,6 +38,8 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """What ``--match`` says that the invoice has to be like, as read."""
     standing: Standing = Standing.TO_ASK
     """Where its invoice stands before the run; of no account where another row stands for this one."""
+    planned: Result | None = None
+    """The answer that a plan has for its invoice, so that nobody has to be asked."""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -89,9 +91,10 @@ class Sighting(Struct, frozen=True, kw_only=True):
     amount: str | None = None
     balance: str | None = None
     currency: str | None = None
+    due_date: str | None = None
+    created_at: str | None = None
+    """When the invoice was created, UTC, on the service's clock."""
     correlation_id: str | None = None
-    created_at: float | None = None
-    """When the invoice was created, Unix seconds on the service's clock."""
     submitted_at: str | None = None
     at: str
     """When this was decided, UTC, on this machine's clock."""

@@ -107,10 +107,11 @@ REASONS: Final = tuple(Reason)
 
 
 class ResolvedBy(StrEnum):
-    """What the answer rests on: the cancelation's own reply, or a look-up."""
+    """What the answer rests on: the cancelation's own reply, a look-up, or an earlier plan's look-up."""
 
     RESPONSE = "response"
     LOOKUP = "lookup"
+    PLAN = "plan"
 
 
 class Standing(StrEnum):

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.conditions import read_count, read_matches
+from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
     Encryption,
@@ -90,6 +90,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """By field of the invoice (``total``, ``currency``, ``dueDate``) the column that it has to equal."""
     credentials: Credentials | None
     """None for the simulator in this process, which has made-up ones."""
+    plan_max_age_s: float = 86_400.0
+    """How old a plan may be that answers are taken from."""
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -127,8 +129,8 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
-        for_run: Whether rows are to be written, so that there has to be a ledger; without, ``ledger`` is
-            of no account unless it was given.
+        for_run: Whether rows are to be written, so that there has to be a ledger; otherwise it is the null
+            device where none follows from the rest.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
@@ -149,7 +151,12 @@ def _load(
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
-    return _check(manifests, gathering, environ, for_run=for_run)
+    try:
+        return _check(manifests, gathering, environ, for_run=for_run)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
 
 
 def _check(
@@ -174,6 +181,7 @@ def _check(
         rate=_rate(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
+        plan_max_age_s=read_age(options.plan_max_age, source=gathering.sources.get("plan_max_age", "")),
         match=read_matches(options.match, source=gathering.sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(gathering.warnings),
@@ -209,9 +217,9 @@ def _credentials(options: Options, gathering: Gathering) -> Credentials:
 def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment, *, for_run: bool) -> Path:
     if options.ledger is not None:
         return Path(options.ledger)
-    if not for_run:
-        return Path(os.devnull)
     if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
+        if not for_run:
+            return Path(os.devnull)
         raise SettingsError(
             "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
             "several manifests."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from batchcancel.errors import SettingsError
 
 _COUNT: Final = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
+_AGE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([smhd]?)")
+_UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FIELDS: Final = {"total": "total", "currency": "currency", "duedate": "dueDate"}
 
 
@@ -30,6 +33,21 @@ def read_count(text: str | None, *, source: str) -> tuple[int, int] | None:
     return low, high
 
 
+def read_age(text: str, *, source: str) -> float:
+    """Read ``--plan-max-age``: seconds, or a number with ``s``, ``m``, ``h`` or ``d``.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    match = _AGE.fullmatch(text.strip().lower())
+    if match is None:
+        raise SettingsError(f"{source} takes seconds, or a number with m, h or d as in 24h; not {text!r}.")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
 def read_matches(texts: Sequence[str], *, source: str) -> dict[str, str]:
     """Read ``--match``: ``COLUMN=FIELD`` each.
 
@@ -44,8 +62,11 @@ def read_matches(texts: Sequence[str], *, source: str) -> dict[str, str]:
         column, _, name = text.rpartition("=")
         field = _FIELDS.get(name.strip().lower())
         if not column.strip() or field is None:
+            nearest = difflib.get_close_matches(name.strip().lower(), list(_FIELDS), n=1)
+            hint = f" Did you mean {_FIELDS[nearest[0]]}?" if nearest and field is None else ""
             raise SettingsError(
                 f"{source} takes COLUMN=FIELD, the field being total, currency or dueDate; not {text!r}."
+                + hint
             )
         if field in matches:
             raise SettingsError(f"{source} names {field} twice.")

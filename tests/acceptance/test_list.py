@@ -384,21 +384,3 @@ def test_a_list_that_never_is_steady_is_written_and_said(
     listed = [row["id"] for row in read_csv(tmp_path / "m.csv")]
     assert len(set(listed)) == len(listed)
     assert {str(number) for number in range(1500)} <= set(listed)
-
-
-def test_the_readme_shows_what_the_command_says(run_command: RunCommand, project: Path) -> None:
-    """Word for word, and the run that is shown behind it takes the file."""
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    match = re.search(r"^```console\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert match
-    first, *said, second = match[1].splitlines()
-    listed = run_command(*first.removeprefix("$ batchcancel ").split())
-    assert (listed.returncode, listed.stderr.splitlines()) == (0, said)
-    assert run_command(*second.removeprefix("$ batchcancel ").split()).returncode == 0
-
-
-def test_help_shows_examples_line_by_line(run_command: RunCommand) -> None:
-    """They can be copied as they stand."""
-    text = run_command("list", "--help").stdout
-    assert "\n    batchcancel run old.csv --env test --match amount=total\n" in text
-    assert "list" in run_command("--help").stdout

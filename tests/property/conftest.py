@@ -465,6 +465,7 @@ class Computer:
                 open_of=dict(open_of),
                 merchants=frozenset(row.merchant_id for row in rows),
             ),
+            plan=None,
             max_in_doubt=self.max_in_doubt,
         )
 

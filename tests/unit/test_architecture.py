@@ -404,13 +404,17 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
     ("arguments", "most_s"),
     [
         (("--help",), 0.3),
+        (("--version",), 0.3),
+        (("list", "--help"), 0.6),
+        (("plan", "--help"), 0.6),
         (("run", "--help"), 0.6),
         (("sandbox", "--help"), 0.6),
         (("verify", "--help"), 0.6),
         (("report", "--help"), 0.6),
-        (("list", "--help"), 0.6),
+        (("doctor", "--help"), 0.6),
+        (("completion", "--help"), 0.6),
     ],
-    ids=["all", "run", "sandbox", "verify", "report", "list"],
+    ids=["all", "version", "list", "plan", "run", "sandbox", "verify", "report", "doctor", "completion"],
 )
 def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: float) -> None:
     """CPU time of the whole process; the best of three, for other work makes it slower, never faster."""
@@ -422,11 +426,15 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
     [
         (),
         ("--help",),
+        ("list", "--help"),
+        ("plan", "--help"),
         ("run", "--help"),
         ("sandbox", "--help"),
         ("verify", "--help"),
         ("report", "--help"),
-        ("list", "--help"),
+        ("doctor", "--help"),
+        ("completion", "--help"),
+        ("completion", "bash"),
         ("--version",),
     ],
     ids=lambda words: " ".join(words) or "import batchcancel",

@@ -119,6 +119,7 @@ class Service:
                 open_of=dict(open_of),
                 merchants=frozenset(open_of),
             ),
+            plan=None,
             max_in_doubt=100,
         )
         purpose = to_cancel(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from batchcancel.cli.conditions import STATUSES as OFFERED
-from batchcancel.cli.list import FORMATS as OFFERED_FORMATS
+from batchcancel.cli.list_invoices import FORMATS as OFFERED_FORMATS
 from batchcancel.errors import ReportError
 from batchcancel.manifest import Format
 from batchcancel.model import Invoice, Listing, ListProgressed, Page, Reason, Sighting, Skip, SkipReason
@@ -146,7 +146,7 @@ def sighting(**fields: Any) -> Sighting:
         "invoice_id": "2675",
         "reason": None,
         "invoice_status": "SENT",
-        "created_at": seconds("2026-01-05"),
+        "created_at": "2026-01-05T00:00:00.000Z",
         "at": "2026-02-01T00:00:00.000Z",
     }
     return Sighting(**(usual | fields))
@@ -156,7 +156,7 @@ def sighting(**fields: Any) -> Sighting:
     ("fields", "rows", "doubtful"),
     [
         pytest.param({}, ["2675"], {}, id="created before"),
-        pytest.param({"created_at": seconds("2026-01-20")}, [], {}, id="created later"),
+        pytest.param({"created_at": "2026-01-20T00:00:00.000Z"}, [], {}, id="created later"),
         pytest.param({"invoice_status": "PAID", "reason": Reason.PAID}, [], {}, id="paid meanwhile"),
         pytest.param({"invoice_status": None, "reason": Reason.NOT_FOUND}, [], {}, id="gone meanwhile"),
         pytest.param({"created_at": None}, [], {"2675": Fit.NO_CREATION}, id="no date there either"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from batchcancel.model import Invoice, Reason, Sighting
 from batchcancel.tasks.listing.rows import Row, row_of
 from batchcancel.tasks.listing.wanted import Fit, Wanted, judge
@@ -50,7 +52,7 @@ class Roll:
                 amount=row.amount,
                 currency=row.currency,
                 due_date=row.due,
-                created_at=sighting.created_at,
+                created_at=_seconds(sighting.created_at),
             ),
             self._wanted,
         )
@@ -71,3 +73,8 @@ class Roll:
     def _forget(self, invoice_id: str) -> None:
         for met in (self.rows, self.doubtful, self.undated):
             met.pop(invoice_id, None)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return a time of a sighting as Unix seconds; None where it is not known."""
+    return None if text is None else datetime.fromisoformat(text).timestamp()

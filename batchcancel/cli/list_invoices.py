@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from batchcancel.cli import say
-from batchcancel.cli.conditions import STATUSES, amount, currency, day, status
+from batchcancel.cli.conditions import STATUSES, Status, amount, currency, day
 from batchcancel.cli.flags import add_flags, given
+from batchcancel.cli.help import TaskCommand, flag
+from batchcancel.cli.mistakes import Word
 
 if TYPE_CHECKING:
     from batchcancel.tasks.listing import Wanted
@@ -30,56 +32,77 @@ _FLAGS: Final = (
     "log_level",
     "log_file",
 )
+_WHICH: Final = "Which invoices; conditions hold together"
+_WHERE: Final = "Where the manifest goes"
 _DAY: Final = timedelta(days=1)
 
 
-@click.command(name="list", context_settings={"max_content_width": 100})
-@click.option(
+@click.command(
+    name="list",
+    cls=TaskCommand,
+    examples=[
+        (
+            "Try it against the built-in simulator, which makes up 2,500 invoices",
+            "batchcancel list --env sandbox --due-before 2025-03-01 --out old.csv",
+        ),
+        (
+            "What was sent and is small, in dollars",
+            "batchcancel list --env test --status SENT --max-amount 5 --currency USD",
+        ),
+    ],
+)
+@flag(
     "--status",
     "statuses",
-    type=status,
+    task=_WHICH,
+    type=Status(),
     multiple=True,
     metavar="STATUS",
-    help=f"only invoices of this status: {', '.join(STATUSES)}; may be repeated "
+    help=f"of this status: {', '.join(STATUSES)}; may be repeated "
     "(default: DRAFT, CREATED and SENT, which can be canceled)",
 )
-@click.option("--due-before", type=day, metavar="DAY", help="only those due on an earlier day")
-@click.option("--due-after", type=day, metavar="DAY", help="only those due on a later day")
-@click.option(
+@flag("--due-before", task=_WHICH, type=day, metavar="DAY", help="due on an earlier day")
+@flag("--due-after", task=_WHICH, type=day, metavar="DAY", help="due on a later day")
+@flag(
     "--currency",
     "currencies",
+    task=_WHICH,
     type=currency,
     multiple=True,
     metavar="CODE",
-    help="only those in this currency; may be repeated",
+    help="in this currency; may be repeated",
 )
-@click.option(
+@flag(
     "--min-amount",
+    task=_WHICH,
     type=amount,
     metavar="N",
-    help="only those with at least this total; needs one --currency",
+    help="with this total at least; needs one --currency",
 )
-@click.option(
+@flag(
     "--max-amount",
+    task=_WHICH,
     type=amount,
     metavar="N",
-    help="only those with at most this total; needs one --currency",
+    help="with this total at most; needs one --currency",
 )
-@click.option("--created-before", type=day, metavar="DAY", help="only those created on an earlier day, UTC")
-@click.option("--created-after", type=day, metavar="DAY", help="only those created on a later day, UTC")
-@click.option(
+@flag("--created-before", task=_WHICH, type=day, metavar="DAY", help="created on an earlier day, UTC")
+@flag("--created-after", task=_WHICH, type=day, metavar="DAY", help="created on a later day, UTC")
+@flag(
     "--out",
+    task=_WHERE,
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="write there; packed if it ends in .gz (default: standard output)",
 )
-@click.option(
+@flag(
     "--format",
     "format_",
-    type=click.Choice(FORMATS),
+    task=_WHERE,
+    type=Word(FORMATS),
     help="how to write (default: by the file's name, else csv)",
 )
-@click.option("--force", is_flag=True, help="replace the file if it is there")
+@flag("--force", task=_WHERE, is_flag=True, help="replace the file if it is there")
 @add_flags(_FLAGS)
 def list_invoices(
     statuses: tuple[str, ...],
@@ -92,21 +115,17 @@ def list_invoices(
 ) -> int:
     """Write a manifest of the invoices that the service lists: id, status, due, amount, currency.
 
+    Look at it, then give it to 'batchcancel run'; with --match amount=total that cancels only what still
+    has the amount that was listed.
+
     All pages are read before anything is written, by GET alone. Others may change the list meanwhile: that is
     noticed, and the list is read again, three times at most. If pages have lost each other even then, so
     that invoices may be missing, nothing is written.
 
-    \b
-    What of last year is still open in dollars, and cancel it after a look:
-      batchcancel list --env test --due-before 2026-01-01 --currency USD --out old.csv
-      batchcancel run old.csv --env test --match amount=total
-    Try it against the built-in simulator, which makes up 2,500 invoices:
-      batchcancel list --env sandbox --status sent --due-before 2025-03-01
-
     Exit code 0: written. 2: something to mend. 3: nothing was written because pages lost each other, or
     invoices were left out because it is not known whether they belong; both is said. 4: the key is
     refused, or the service can't be reached.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
     from batchcancel.cli.listing import run_list  # noqa: PLC0415 - help has to be quick
     from batchcancel.settings import load_settings  # noqa: PLC0415 - likewise
 
