@@ -29,6 +29,7 @@ _COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Understand after": {
         "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
         "verify": "Check a ledger from its file alone; salvage a damaged one.",
+        "reconcile": "Compare a ledger with the service by look-ups; list every difference.",
     },
     "Set up and try": {
         "doctor": "Look at everything that a run needs, and say what to mend.",
