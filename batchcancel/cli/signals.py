@@ -12,7 +12,8 @@ from typing import Final, Protocol
 from batchcancel.cli import say
 from batchcancel.pipeline import DRAIN_S
 
-_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that end a run well, each with an exit code of its own."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,7 +45,7 @@ def signals_raise() -> Iterator[None]:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             signal.signal(signum, interrupt)
@@ -71,7 +72,7 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
             task.cancel()
         received.append(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(signum, cancel, signum)
@@ -100,7 +101,7 @@ def signals_stop(stoppable: Stoppable) -> Iterator[list[int]]:
         )
         stoppable.stop(name)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(signum, stop, signum)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,6 +42,11 @@ class Log:
         """Write the event's line."""
         if self._tells_requests or not isinstance(event, RequestFinished):  # by far the most, rarely wanted
             _write(self._logger, event)
+
+    def warn(self, event: str, **fields: str | None) -> None:
+        """Write a line about something beside the run that failed; nobody has to be able to read it."""
+        with suppress(OSError):
+            self._logger.warning(event, **fields)
 
     def close(self) -> None:
         """Close the log's file, if it has one; every line is in it already."""

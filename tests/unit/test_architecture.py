@@ -60,7 +60,7 @@ TABLE: Final[Mapping[str, Part]] = {
     "job": part(f"{_PIPELINE} sandbox", "msgspec"),
     "report": part("errors model buckets ledger.reader", "msgspec jinja2 markupsafe pygal xlsxwriter"),
     "tasks": part(f"{_PIPELINE} buckets job report", "msgspec"),
-    "observe": part("errors model", "structlog rich"),
+    "observe": part("errors model", "msgspec structlog rich prometheus_client aiohttp yarl"),
     "sandbox": part("", "aiohttp cryptography"),
     "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec uvloop"),
     ROOT: part("errors model job settings"),
@@ -234,6 +234,16 @@ def test_every_dependency_is_needed() -> None:
         runtime_dependencies() - {library for row in TABLE.values() for library in row.third_party} == set()
     )
     assert extra_dependencies("report") <= TABLE["report"].third_party
+
+
+@pytest.mark.parametrize(
+    ("library", "module"),
+    [("aiohttp", "observe.notify"), ("prometheus_client", "observe.metrics.exposition")],
+)
+def test_one_module_of_observe_uses_a_library(library: str, module: str) -> None:
+    """What it is replaced by one day is that module's own affair; nobody else there calls over the wire."""
+    of_observe = {arrow for arrow in all_arrows() if arrow.start == "observe"}
+    assert {arrow.module for arrow in of_observe if arrow.target.split(".")[0] == library} == {module}
 
 
 def test_there_is_no_circle_between_parts() -> None:
@@ -458,6 +468,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     loaded = {name.partition(".")[0] for name in json.loads(run_python(LOADED, *arguments)[0])}
     assert "batchcancel" in loaded
     of_a_run = {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
+    of_a_run |= {"prometheus_client"}
     assert loaded & (of_a_run | {"jinja2", "pygal", "xlsxwriter"}) == set()
 
 
