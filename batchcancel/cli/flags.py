@@ -26,6 +26,8 @@ FLAGS: Final = _flags()
 _PATHS: Final = frozenset({"PATH", "FILE"})
 """What a flag's value is called where it is a path."""
 
+CHOOSE_FILE: Final = ("config", "profile")
+"""The flags that say where the other options may come from; every command with options has them."""
 _FILE: Final = "Where the other options come from"
 _CONFIG: Final = flag(
     "--config",

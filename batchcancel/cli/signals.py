@@ -17,10 +17,17 @@ ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing was being sent."""
+    """A signal came while nothing was being changed."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, what_was_left: str = "nothing was sent") -> None:
+        """Note what a person has to know.
+
+        Args:
+            signum: The signal.
+            what_was_left: What was not done, the end of a sentence.
+        """
         self.signum = signum
+        self.what_was_left = what_was_left
 
 
 class Stoppable(Protocol):

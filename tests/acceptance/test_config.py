@@ -173,3 +173,11 @@ def test_doctor_takes_the_file_and_profile_that_its_flags_name(
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("ok")}
     assert lines["configuration"].endswith("other.toml, profile nightly")
     assert "rate from other.toml [profile.nightly]: rate" in lines["options"]
+
+
+def test_list_takes_the_file_that_its_flag_names(configured: Path, run_command: RunCommand) -> None:
+    """Conditions of the list and options of the settings are kept apart."""
+    (configured / "other.toml").write_text('log_level = "loud"\n', encoding="utf-8")
+    done = run_command("list", "--env", "sandbox", "--out", "all.csv", "--config", "other.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: other.toml: log_level takes debug, info, warning or error.")

@@ -415,6 +415,7 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
     [
         (("--help",), 0.3),
         (("--version",), 0.3),
+        (("list", "--help"), 0.6),
         (("plan", "--help"), 0.6),
         (("run", "--help"), 0.6),
         (("config", "--help"), 0.6),
@@ -428,6 +429,7 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
     ids=[
         "all",
         "version",
+        "list",
         "plan",
         "run",
         "config",
@@ -449,6 +451,7 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
     [
         (),
         ("--help",),
+        ("list", "--help"),
         ("plan", "--help"),
         ("run", "--help"),
         ("config", "--help"),
