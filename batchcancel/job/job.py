@@ -28,6 +28,7 @@ from batchcancel.manifest import Check
 from batchcancel.model import (
     Event,
     GroupCommitted,
+    PauseCause,
     Reason,
     Result,
     RunState,
@@ -69,6 +70,8 @@ class Job:
         self._clock = ServiceClock(time)
         self._client: Client
         self._fleet: Fleet | None = None
+        self._is_paused = False
+        """Whether it is paused by hand, or is to begin so."""
         self._stopped: Ending | None = None
         self._summary: RunSummary | None = None
         self._account: Account
@@ -143,10 +146,27 @@ class Job:
             in_flight=0,
             allowed_rate=set_rate,
             set_rate=set_rate,
-            held_by=None,
+            held_by=PauseCause.BY_HAND if self._is_paused else None,
             rows_left=to_settle,
             is_stopping=self._stopped is not None,
         )
+
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``, whatever its kind; what is in flight comes back.
+
+        Before the run it begins paused; a run that is stopping, or paused already, is left as it is. Time
+        paused counts against no invoice's time and no outage, but against ``--max-duration``. A stop ends
+        a paused run at once.
+        """
+        self._is_paused = True
+        if self._fleet is not None:
+            self._fleet.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again; a run that is not paused is left as it is."""
+        self._is_paused = False
+        if self._fleet is not None:
+            self._fleet.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, 8 seconds at most.
@@ -264,6 +284,8 @@ class Job:
                     ledger_began_at=first_run,
                     on_event=self._on_event,
                 )
+                if self._is_paused:
+                    self._fleet.pause()
                 if self._stopped is not None:
                     self._fleet.stop(str(self._stopped.why))
                 await self._fleet.run(self._opened.manifest.rows())
