@@ -873,6 +873,25 @@ def test_an_outage_that_outlasts_a_pause_ends_the_run(in_virtual_time: InVirtual
     assert 2850 < in_virtual_time(scenario()) < 2900
 
 
+def test_a_stop_ends_a_pause_in_an_outage(in_virtual_time: InVirtualTime) -> None:
+    """The signed read that waits for the hand is given up."""
+    wire = Wire()
+    for kind in (CANCEL, PROBE):
+        wire.answers[kind] = lambda now: LOST if now > 1001 else OK
+
+    async def scenario() -> float:
+        pace = wire.pace(rate=5.0)
+        loop = asyncio.get_running_loop()
+        loop.call_later(20.0, pace.pause)
+        loop.call_later(300.0, pace.stop)
+        with pytest.raises(RunStoppingError):
+            while True:
+                await pace.send(CANCEL, "1")
+        return loop.time()
+
+    assert in_virtual_time(scenario()) == 1300.0
+
+
 def test_a_pause_that_meets_an_outage_counts_once() -> None:
     """In an invoice's time, whichever was there first, and as long as the pause goes on."""
     health = Health(0.0)
