@@ -83,7 +83,8 @@ def say(line: str, *, fg: str | None = None) -> None:
 
     A closed standard error is no reason to fail.
     """
-    colour = None if not os.environ.get("NO_COLOR") else False
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    colour = False if is_plain else None
     try:
         click.secho(line, fg=fg, err=True, color=colour)
     except OSError:

@@ -107,7 +107,8 @@ def _open_private(path: Path) -> TextIO:
 
 
 def _wants_colour(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not is_plain
 
 
 def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own type is Any
