@@ -23,6 +23,7 @@ from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.model import RunState, RunSummary
 from batchcancel.observe import Broadcast
+from batchcancel.observe.controls import Controls
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
 from batchcancel.pipeline import DRAIN_S
@@ -85,13 +86,32 @@ async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool
                 _say_what_expires(job)
                 _say_what_is_torn(job)
                 await _confirm(job)
-            async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
-                watchers.add(progress)
-                with _signals_stop(job) as received:
+            stops = _Stops(job)
+            with _signals_stop(stops):
+                async with show_progress(
+                    settings.options.progress, total=_most_rows(job), controls=_controls(job, stops)
+                ) as progress:
+                    watchers.add(progress)
                     summary = await job.run()
-    code = exit_codes.of_summary(summary, signum=received[0] if received else None)
+    code = exit_codes.of_summary(summary, signum=stops.received[0] if stops.received else None)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
-    return code, bool(received), summary.run_id is not None
+    return code, bool(stops.received), summary.run_id is not None
+
+
+def _most_rows(job: Job) -> int:
+    """Return how many results there will be if nothing stops the run but its limit."""
+    check, limit = job.check, job.settings.options.limit
+    return check.to_settle if limit is None else check.to_settle - check.open + min(check.open, limit)
+
+
+def _controls(job: Job, stops: _Stops) -> Controls:
+    """Say what the keys of the live view do; q is Ctrl-C in all but the name."""
+    return Controls(
+        vitals=job.vitals,
+        pause=job.pause,
+        resume=job.resume,
+        stop=lambda: stops.stop(signal.SIGINT, said_by="q"),
+    )
 
 
 def _checked_page(settings: Settings) -> Path | None:
@@ -276,36 +296,50 @@ def _signals_cancel(received: list[int]) -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
-@contextmanager
-def _signals_stop(job: Job) -> Iterator[list[int]]:
-    """Make each signal stop the job, and a second one abort it; collect those that came."""
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
+class _Stops:
+    """Stop a job for a signal or a key, and abort it for the second one."""
 
-    def stop(signum: int) -> None:
-        received.append(signum)
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.received: list[int] = []
+        """The signals that came; a key counts as the signal that it stands for."""
+
+    def stop(self, signum: int, *, said_by: str | None = None) -> None:
+        """Stop, and say so.
+
+        Args:
+            signum: The signal.
+            said_by: The key that stands for it; None for the signal itself.
+        """
+        self.received.append(signum)
         name = signal.Signals(signum).name
         say(
-            f"{name}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
-            if len(received) == 1
-            else f"{name}: stopping at once.",
+            f"{said_by or name}: no new cancelation leaves; "
+            f"waiting up to {DRAIN_S:.0f} s for what is in flight."
+            if len(self.received) == 1
+            else f"{said_by or name}: stopping at once.",
             fg="yellow",
         )
-        job.stop(name)
+        self._job.stop(name)
 
+
+@contextmanager
+def _signals_stop(stops: _Stops) -> Iterator[None]:
+    """Make each signal stop the job, and a second one abort it."""
+    loop = asyncio.get_running_loop()
     previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, stop, signum)
+            loop.add_signal_handler(signum, stops.stop, signum)
     try:
-        yield received
+        yield
     finally:
         for signum, handler in previous.items():
             loop.remove_signal_handler(signum)
             # Once one has come, the exit code is its own: those after it must not change it on the way out.
             # Where none has, everything is on disk and a signal may end the process as it likes: the
             # handler from before the run would say that nothing was sent.
-            ended_handler = signal.SIG_IGN if received or handler is signal.SIG_IGN else signal.SIG_DFL
+            ended_handler = signal.SIG_IGN if stops.received or handler is signal.SIG_IGN else signal.SIG_DFL
             signal.signal(signum, ended_handler)
 
 

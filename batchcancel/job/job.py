@@ -141,7 +141,8 @@ class Job:
         """
         to_settle, set_rate = self.check.to_settle, self.settings.rate
         if self._fleet is not None:
-            return self._fleet.vitals(to_settle=to_settle, set_rate=set_rate)
+            vitals = self._fleet.vitals(to_settle=to_settle, set_rate=set_rate)
+            return replace(vitals, amounts_canceled=self._account.amounts_canceled)
         return Vitals(
             in_flight=0,
             allowed_rate=set_rate,
