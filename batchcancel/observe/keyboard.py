@@ -8,9 +8,9 @@ import termios
 import tty
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-_MOST_AT_ONCE = 64
+_MOST_AT_ONCE: Final = 64
 
 
 def is_in_foreground(descriptor: int) -> bool | None:
@@ -45,14 +45,10 @@ class Keyboard:
 
     def attend(self) -> None:
         """Listen if this process is in the foreground, and only then; to be called again now and then."""
-        wants = bool(is_in_foreground(self._descriptor)) and os.isatty(self._descriptor)
-        if wants and not self.is_attended:
+        if is_in_foreground(self._descriptor):
             with suppress(termios.error):
-                self._before = self._before or termios.tcgetattr(self._descriptor)
-                tty.setcbreak(self._descriptor, termios.TCSANOW)
-                self._loop.add_reader(self._descriptor, self._read)
-                self.is_attended = True
-        elif self.is_attended and not wants:
+                self._take_up()
+        elif self.is_attended:
             self._ignore()
 
     def release(self) -> None:
@@ -60,9 +56,18 @@ class Keyboard:
         if self.is_attended:
             self._ignore()
             # In the background it is the shell's, which has its own attributes.
-            if is_in_foreground(self._descriptor):
+            if self._before is not None and is_in_foreground(self._descriptor):
                 with suppress(termios.error):
-                    termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before or [])
+                    termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before)
+
+    def _take_up(self) -> None:
+        found = termios.tcgetattr(self._descriptor)
+        if found[3] & termios.ICANON:  # also where a shell had it meanwhile
+            self._before = self._before or found
+            tty.setcbreak(self._descriptor, termios.TCSANOW)
+        if not self.is_attended:
+            self._loop.add_reader(self._descriptor, self._read)
+            self.is_attended = True
 
     def _ignore(self) -> None:
         self._loop.remove_reader(self._descriptor)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, Final, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -15,7 +16,7 @@ from rich.text import Text
 from batchcancel.observe.keyboard import is_in_foreground
 from batchcancel.observe.view import Line
 
-_USUAL_SIZE = os.terminal_size((80, 24))
+_USUAL_SIZE: Final = os.terminal_size((80, 24))
 
 
 class Screen:
@@ -98,7 +99,7 @@ class Screen:
 class _Above:
     """Standard error for everybody else while there is a screen."""
 
-    def __init__(self, stream: TextIO, step_aside: Any) -> None:  # noqa: ANN401 - see below
+    def __init__(self, stream: TextIO, step_aside: Callable[[str], None]) -> None:
         self._stream = stream
         self._step_aside = step_aside
 

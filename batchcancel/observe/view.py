@@ -11,7 +11,7 @@ from batchcancel.observe.words import (
     amount_texts,
     duration_text,
     is_cut,
-    limit_text,
+    limit_texts,
     outcome_text,
     stopped_text,
 )
@@ -86,7 +86,7 @@ def _how_it_goes(moment: Moment) -> Line:
     pieces = [
         Piece(f"{moment.rate:,.1f} a second"),
         Piece(f"{vitals.in_flight:,} in flight"),
-        Piece(limit_text(vitals), "yellow" if is_slowed else ""),
+        *(Piece(text, "yellow" if is_slowed else "") for text in limit_texts(vitals)),
     ]
     if moment.merchants_stopped:
         pieces.append(Piece(stopped_text(moment.merchants_stopped), "red"))

@@ -9,14 +9,14 @@ from typing import Final
 from batchcancel.model import Outcome, PauseCause, Vitals
 from batchcancel.observe.course import Moment
 
-HELD_BY: Final = {
+_HELD_BY: Final = {
     PauseCause.BY_HAND: "paused by you",
     PauseCause.RATE_LIMITED: "waiting as the service asked (429)",
-    PauseCause.OUTAGE: "waiting for the service, which seems to be down",
+    PauseCause.OUTAGE: "waiting out an outage",
     PauseCause.KEY_IN_DOUBT: "waiting, since the key is in doubt",
 }
 """Why nothing leaves."""
-STOPPING: Final = "stopping: no new cancelation leaves"
+_STOPPING: Final = "stopping: no new cancelation leaves"
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
@@ -28,7 +28,7 @@ def sentence(moment: Moment) -> str:
     going = [
         f"{moment.rate:,.1f} a second",
         f"{moment.vitals.in_flight:,} in flight",
-        limit_text(moment.vitals),
+        *limit_texts(moment.vitals),
     ]
     if moment.eta_s is not None and moment.done < moment.total:
         going.append(f"about {duration_text(moment.eta_s)} left")
@@ -83,18 +83,18 @@ def amount_texts(vitals: Vitals) -> list[str]:
     return [f"{Decimal(amount):,f} {currency}" for currency, amount in vitals.amounts_canceled.items()]
 
 
-def limit_text(vitals: Vitals) -> str:
+def limit_texts(vitals: Vitals) -> list[str]:
     """Say what holds the run to its speed, or holds it up, and why."""
     if vitals.is_stopping:
-        return STOPPING
+        return [_STOPPING]
     if vitals.held_by is not None:
-        return HELD_BY[vitals.held_by]
+        return [_HELD_BY[vitals.held_by]]
     if vitals.allowed_rate is None:
-        return "no limit"
+        return ["no limit"]
     if not is_cut(vitals):
-        return f"limit {vitals.allowed_rate:,.4g} a second"
-    was = "" if vitals.set_rate is None else f" from {vitals.set_rate:,.4g}"
-    return f"limit {vitals.allowed_rate:,.1f} a second, cut{was} by refusals (429)"
+        return [f"limit {vitals.allowed_rate:,.6g} a second"]
+    was = "" if vitals.set_rate is None else f" from {vitals.set_rate:,.6g}"
+    return [f"limit {vitals.allowed_rate:,.1f} a second", f"cut{was} by refusals (429)"]
 
 
 def is_cut(vitals: Vitals) -> bool:

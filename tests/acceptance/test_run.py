@@ -386,6 +386,14 @@ def test_progress_in_lines_for_programs(run_command: RunCommand, tmp_path: Path)
     assert list(last["amounts_canceled"]) == ["USD"]
 
 
+def test_progress_counts_to_the_limit(run_command: RunCommand, tmp_path: Path) -> None:
+    """What is left for the next run is not waited for; an invalid id costs nothing of it."""
+    manifest = write_manifest(tmp_path, ["b d", *map(str, range(50))])
+    ended = run_command("run", manifest, "--env", "sandbox", "--progress", "json", "--limit", "20")
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert (ended.returncode, last["done"], last["total"]) == (7, 21, 21)
+
+
 def test_kept_columns_and_file_names_reach_the_ledger(run_command: RunCommand, tmp_path: Path) -> None:
     """--keep carries a column, and with two manifests each row names its file."""
     for name, ids in (("a.csv", "1,x\n2,y\n"), ("b.csv", "2,z\n3,=1+1\n")):

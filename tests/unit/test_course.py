@@ -22,7 +22,7 @@ from batchcancel.model import (
 )
 from batchcancel.observe.course import Course, Moment
 from batchcancel.observe.view import Line, view
-from batchcancel.observe.words import duration_text, limit_text, sentence
+from batchcancel.observe.words import duration_text, limit_texts, sentence
 
 VITALS = Vitals(
     in_flight=16, allowed_rate=None, set_rate=None, held_by=None, rows_left=1000, is_stopping=False
@@ -184,7 +184,7 @@ def test_a_run_with_nothing_to_do_is_done(clock: Clock) -> None:
         ),
         ({"allowed_rate": 38.0}, "limit 38.0 a second, cut by refusals (429)"),
         ({"allowed_rate": 38.0, "held_by": PauseCause.RATE_LIMITED}, "waiting as the service asked (429)"),
-        ({"held_by": PauseCause.OUTAGE}, "waiting for the service, which seems to be down"),
+        ({"held_by": PauseCause.OUTAGE}, "waiting out an outage"),
         ({"held_by": PauseCause.KEY_IN_DOUBT}, "waiting, since the key is in doubt"),
         ({"held_by": PauseCause.BY_HAND}, "paused by you"),
         ({"held_by": PauseCause.BY_HAND, "is_stopping": True}, "stopping: no new cancelation leaves"),
@@ -193,7 +193,7 @@ def test_a_run_with_nothing_to_do_is_done(clock: Clock) -> None:
 )
 def test_the_limit_says_why_it_is_what_it_is(changes: dict[str, object], said: str) -> None:
     """The nearest cause first."""
-    assert limit_text(replace(VITALS, **changes)) == said
+    assert ", ".join(limit_texts(replace(VITALS, **changes))) == said
 
 
 @pytest.mark.parametrize(
@@ -292,6 +292,16 @@ def test_eighty_columns_show_everything() -> None:
 def test_the_keys_say_what_they_do_now(changes: dict[str, object], keys: str) -> None:
     """The same key does another thing in another state."""
     assert text_of(view(moment(**changes), width=80, height=24, has_keys=True))[-1] == keys
+
+
+@pytest.mark.parametrize("cause", PauseCause)
+def test_forty_columns_have_every_reason_in_full(cause: PauseCause) -> None:
+    """It is what one looks for when nothing moves."""
+    held = text_of(view(moment(held_by=cause), width=39, height=24, has_keys=True))
+    cut = moment(allowed_rate=1234.5, set_rate=10_000.0)
+    shown = [*held, *text_of(view(cut, width=39, height=24, has_keys=True))]
+    assert not any("…" in line for line in shown), shown
+    assert any("cut from 10,000 by refusals (429)" in line for line in shown)
 
 
 def test_no_id_is_shown(course: Course, clock: Clock) -> None:
