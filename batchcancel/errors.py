@@ -21,6 +21,7 @@
     │   ├── LedgerWriteError        disk full, permission, file removed
     │   └── LedgerDamagedError      a bad line that good lines follow
     ├── ConservationError           the run's own count does not add up: a defect
+    ├── ReadOnlyError               a request that changes something, where none may leave: a defect
     ├── TransportError              a request without a reply, for the verdict; never reaches the user
     │   ├── NotSentError            provably before a byte left
     │   └── ReplyLostError          a byte left, or may have
@@ -107,6 +108,10 @@ class LedgerDamagedError(LedgerFaultError):
 
 class ConservationError(BatchCancelError):
     """The rows of the manifest and the rows accounted for differ: a defect in this program."""
+
+
+class ReadOnlyError(BatchCancelError):
+    """A request that changes something was to leave in a mode that only reads: a defect in this program."""
 
 
 class TransportError(BatchCancelError):

@@ -13,7 +13,7 @@ from batchcancel.errors import (
     LedgerWriteError,
     ThresholdExceededError,
 )
-from batchcancel.model import Outcome, Reason, Result
+from batchcancel.model import Outcome, Reason, ResolvedBy, Result
 
 WINDOW_ROWS: Final = 200
 """Rows over which rates are taken, the latest ones."""
@@ -182,7 +182,7 @@ class Thresholds:
         """Take in a row; return why the run has to stop, if it has to.
 
         Rates are taken over rows that requests of this run answered: an id that may not be sent says
-        nothing there.
+        nothing there, nor does what a plan found earlier.
         """
         is_error = result.outcome is Outcome.ERROR
         self._errors += is_error
@@ -191,7 +191,7 @@ class Thresholds:
                 f"{self._errors:,} rows ended in an error, and --max-errors allows {self._max_errors:,}. "
                 f"{_LOOK_FIRST}"
             )
-        if result.reason is Reason.INVALID_ID:
+        if result.reason is Reason.INVALID_ID or result.resolved_by is ResolvedBy.PLAN:
             return None
         self._error_rate.add(is_error)
         self._rejected.add(result.reason is Reason.REJECTED)

@@ -64,6 +64,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Whether a canary's cancelation was accepted and is to be confirmed."""
     to_match: Mapping[MatchField, str] | None = None
     """What the invoice has to be like before anything is sent; None once it was found so."""
+    looks_only: bool = False
+    """Whether nothing is to be canceled: what the look-up finds at this moment is all that counts."""
 
 
 class Settle(Struct, frozen=True):
@@ -91,13 +93,17 @@ class SignAfresh(Struct, frozen=True):
     kind: RequestKind
 
 
+class Cancelable(Struct, frozen=True):
+    """The invoice is open, and looking was all that was asked for."""
+
+
 class AskKey(Struct, frozen=True):
     """Find out whether it is the key or the account; if it is not, do ``then``."""
 
     then: Settle | Send
 
 
-Decision = Settle | Send | SignAfresh | AskKey
+Decision = Settle | Send | SignAfresh | Cancelable | AskKey
 
 _ACCEPTED: Final = Settle(Reason.CANCELED, ResolvedBy.RESPONSE)
 
@@ -247,11 +253,9 @@ def _judge_status(reply: Reply, status: str, facts: Facts) -> Decision:
     if status == "CANCELED":
         return Settle(_who_canceled(reply, facts), ResolvedBy.LOOKUP)
     if status == "PENDING":
-        if facts.pendings < len(_PENDING_LOOKUPS_AFTER_S) and facts.lookups_left and not facts.out_of_time:
-            return Send(RequestKind.LOOK_UP, _PENDING_LOOKUPS_AFTER_S[facts.pendings])
-        return Settle(Reason.PENDING, ResolvedBy.LOOKUP)
+        return _pending(facts)
     if status in _STILL_OPEN:
-        return _still_open(facts)
+        return Cancelable() if facts.looks_only else _still_open(facts)
     return Settle(Reason.UNKNOWN_STATUS, ResolvedBy.LOOKUP)
 
 
@@ -262,6 +266,14 @@ def _who_canceled(reply: Reply, facts: Facts) -> Reason:
         canceled_at is not None and facts.ledger_began_at is not None and canceled_at >= facts.ledger_began_at
     )
     return Reason.CANCELED if facts.unanswered or by_history else Reason.ALREADY_CANCELED
+
+
+def _pending(facts: Facts) -> Decision:
+    """Wait for a payment that is under way, unless nothing but the present moment counts."""
+    may_wait = facts.lookups_left and not facts.out_of_time and not facts.looks_only
+    if facts.pendings < len(_PENDING_LOOKUPS_AFTER_S) and may_wait:
+        return Send(RequestKind.LOOK_UP, _PENDING_LOOKUPS_AFTER_S[facts.pendings])
+    return Settle(Reason.PENDING, ResolvedBy.LOOKUP)
 
 
 def _still_open(facts: Facts) -> Decision:

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from batchcancel.api.clock import ServiceClock
 from batchcancel.api.connections import tls_context
+from batchcancel.api.dates import parse_http_date
 from batchcancel.api.envelope import encrypted_reply
 from batchcancel.api.keys import KeyFiles
-from batchcancel.api.reply import parse_http_date, parse_reply
+from batchcancel.api.reply import parse_reply
 from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
 from batchcancel.api.threads import Threads
 from batchcancel.api.wire import Answer, KeptConnectionDroppedError, Wire
-from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind
+from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind, Subject
 
 if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none of them
     from batchcancel.api.encryption import MessageEncryption
@@ -41,7 +42,10 @@ class _Errand:
     """What is to be asked, and what to do about it before it leaves."""
 
     kind: RequestKind
+    method: str
     target: str
+    body: bytes | None
+    """Plain."""
     signer: Signer
     before_repeat: Callable[[], Awaitable[None]]
     has_left: bool = False
@@ -67,6 +71,7 @@ class Client:
         connect_timeout_s: DNS, connect, proxy and TLS handshake together, in seconds.
         ca_file: PEM file of private roots, trusted besides the default ones; None for those only.
         proxy: URL of an HTTP proxy; None connects directly.
+        is_read_only: Whether requests that would change anything are refused, whoever asks for them.
         on_event: Told of each finished request, when the clock was set, and what came of keys.
 
     Raises:
@@ -86,6 +91,7 @@ class Client:
         connect_timeout_s: float = 10,
         ca_file: Path | None = None,
         proxy: str | None = None,
+        is_read_only: bool = False,
         on_event: Callable[[Event], None],
     ) -> None:
         self._base_url = base_url
@@ -98,6 +104,7 @@ class Client:
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls_context(ca_file)
         self._proxy = proxy
+        self._is_read_only = is_read_only
         self._on_event = on_event
         self._has_told_of_decryption = False
         self._names_agree = True
@@ -120,6 +127,7 @@ class Client:
             connect_timeout_s=self._connect_timeout_s,
             tls=self._tls,
             proxy=self._proxy,
+            is_read_only=self._is_read_only,
         )
         return self
 
@@ -133,20 +141,21 @@ class Client:
     async def send(
         self,
         kind: RequestKind,
-        invoice_id: str | None = None,
+        subject: Subject = None,
         *,
         signer: Signer | None = None,
         before_repeat: Callable[[], Awaitable[None]] = _at_once,
     ) -> Reply:
         """Send one request and read its reply.
 
-        A cancelation leaves at most once. A look-up is repeated once if a kept connection is dropped under
-        it, and once, on a connection of its own, if its reply names another invoice; that reply stands.
+        What changes anything leaves at most once. A read is repeated once if a kept connection is dropped
+        under it; a look-up once more, on a connection of its own, if its reply names another invoice, and
+        that reply stands.
         When the coroutine is cancelled the connection is dropped, and the request may have been acted on.
 
         Args:
             kind: What to ask.
-            invoice_id: Which invoice; None for a probe.
+            subject: About what; None for a probe.
             signer: Who signs; None for the client's own signer.
             before_repeat: Awaited before a look-up leaves again: a place for the rate's limit.
 
@@ -155,13 +164,18 @@ class Client:
             whose ``is_object`` is false.
 
         Raises:
-            NotSentError: Provably no byte of a cancelation left. A repeated look-up may have.
+            NotSentError: Provably no byte left of what would change anything. A repeated read may have.
             ReplyLostError: The request left, or may have, and no status came back.
             HostUntrustedError: The host's certificate is untrusted, expired or for another name.
+            ReadOnlyError: It would change something, and this client only reads.
         """
+        invoice_id = subject if isinstance(subject, str) else None
+        method, body = method_and_body(kind, subject)
         errand = _Errand(
             kind=kind,
-            target=target(kind, invoice_id),
+            method=method,
+            target=target(kind, subject),
+            body=body,
             signer=signer or self._signer,
             before_repeat=before_repeat,
         )
@@ -200,7 +214,7 @@ class Client:
         try:
             answer = await self._leave(errand)
         except KeptConnectionDroppedError:
-            if errand.kind is RequestKind.CANCEL:
+            if not errand.kind.is_read:
                 raise
             answer = await self._leave(errand)
         if errand.kind is RequestKind.PROBE or answer.status == _UNAUTHORIZED:
@@ -223,20 +237,20 @@ class Client:
             # Shielded: what came of it is told, whatever becomes of this request.
             self._looking = asyncio.create_task(self._look_after_keys())
             await asyncio.shield(self._looking)
-        method, body = method_and_body(errand.kind)
+        body = errand.body
         now = self._clock.now()
         if body is not None and self._encryption is not None:
             body = self._encryption.encrypt(body, now=now)
         sign = partial(
             errand.signer.headers,
-            method=method,
+            method=errand.method,
             target=errand.target,
             host=self._wire.host,
             body=body,
             now=now,
         )
         headers = await self._threads.run(sign) if errand.signer.is_slow else sign()
-        return await self._wire.send(method, errand.target, headers=headers, body=body)
+        return await self._wire.send(errand.method, errand.target, headers=headers, body=body)
 
     async def _look_after_keys(self) -> None:
         for change in await self._threads.run(self._key_files.reload):

@@ -3,32 +3,75 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from batchcancel.model import RequestKind
+import msgspec
+
+from batchcancel.model import NewInvoice, Page, RequestKind, Subject
 
 _INVOICES: Final = "/invoicing/v2/invoices"
 _CANCEL_BODY: Final = b"{}"
 
 
-def method_and_body(kind: RequestKind) -> tuple[str, bytes | None]:
-    """Return the method, and the plain body where there is one: only a cancelation has."""
-    return ("POST", _CANCEL_BODY) if kind is RequestKind.CANCEL else ("GET", None)
+def method_and_body(kind: RequestKind, subject: Subject) -> tuple[str, bytes | None]:
+    """Return the method, and the plain body where there is one: only what changes something has.
+
+    Raises:
+        ValueError: The subject is none of that kind.
+    """
+    match kind:
+        case RequestKind.CANCEL:
+            return "POST", _CANCEL_BODY
+        case RequestKind.CREATE:
+            return "POST", _creation(subject)
+        case _:
+            return "GET", None
 
 
-def target(kind: RequestKind, invoice_id: str | None) -> str:
-    """Return path and query as sent, the id percent-encoded once as a single segment.
+def target(kind: RequestKind, subject: Subject) -> str:
+    """Return path and query as sent, an id percent-encoded once as a single segment.
 
     Args:
         kind: What to ask.
-        invoice_id: Which invoice; None for a probe.
+        subject: About what.
 
     Raises:
-        ValueError: There is no id, or one that would lead elsewhere.
+        ValueError: The subject is none of that kind, or an id would lead elsewhere.
     """
-    if kind is RequestKind.PROBE:
-        return f"{_INVOICES}?offset=0&limit=1"
-    if not invoice_id or invoice_id in {".", ".."}:
+    match kind:
+        case RequestKind.PROBE:
+            return f"{_INVOICES}?offset=0&limit=1"
+        case RequestKind.LIST:
+            return _page(subject)
+        case RequestKind.CREATE:
+            return _INVOICES
+    if not isinstance(subject, str) or subject in {"", ".", ".."}:
         raise ValueError(f"{kind} needs an invoice id")
-    invoice = f"{_INVOICES}/{quote(invoice_id, safe='')}"
+    invoice = f"{_INVOICES}/{quote(subject, safe='')}"
     return f"{invoice}/cancelation" if kind is RequestKind.CANCEL else invoice
+
+
+def _page(subject: Subject) -> str:
+    if not isinstance(subject, Page):
+        raise ValueError("list needs a page")  # noqa: TRY004 - as documented
+    query = {"offset": subject.offset, "limit": subject.limit}
+    return f"{_INVOICES}?{urlencode(query if subject.status is None else query | {'status': subject.status})}"
+
+
+def _creation(subject: Subject) -> bytes:
+    if not isinstance(subject, NewInvoice):
+        raise ValueError("create needs a new invoice")  # noqa: TRY004 - as documented
+    return msgspec.json.encode(
+        {
+            "invoiceInformation": {
+                "invoiceNumber": subject.number,
+                "description": subject.description,
+                "dueDate": subject.due_date,
+                "sendImmediately": False,
+                "deliveryMode": "none",
+            },
+            "orderInformation": {
+                "amountDetails": {"totalAmount": subject.amount, "currency": subject.currency}
+            },
+        }
+    )

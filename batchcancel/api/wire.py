@@ -26,7 +26,7 @@ from yarl import URL
 
 from batchcancel.api.connections import Connections, Link
 from batchcancel.api.deadlines import Deadlines
-from batchcancel.errors import NotSentError, ReplyLostError
+from batchcancel.errors import NotSentError, ReadOnlyError, ReplyLostError
 
 _MAX_BODY_BYTES: Final = 1 << 20
 _SWITCHING_PROTOCOLS: Final = 101
@@ -63,6 +63,7 @@ class Wire:
         connect_timeout_s: Getting a connection, in seconds.
         tls: How to verify the host.
         proxy: URL of an HTTP proxy; None connects directly.
+        is_read_only: Whether nothing but a GET can leave.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Wire:
         connect_timeout_s: float,
         tls: ssl.SSLContext,
         proxy: str | None,
+        is_read_only: bool = False,
     ) -> None:
         url = URL(base_url)
         self._request = ClientRequest(
@@ -93,6 +95,7 @@ class Wire:
             self._request, limit=concurrency, timeout_s=min(connect_timeout_s, timeout_s), tls=tls
         )
         self._deadlines = Deadlines(timeout_s)
+        self._is_read_only = is_read_only
 
     async def close(self) -> None:
         """Close every connection; requests that are still under way fail."""
@@ -118,7 +121,10 @@ class Wire:
             ReplyLostError: The request left, or may have, and no status came back.
             HostUntrustedError: The host's certificate is untrusted, expired or for another name.
             ValueError: A header holds a line's end.
+            ReadOnlyError: It is no GET, and nothing else may leave.
         """
+        if self._is_read_only and method != "GET":
+            raise ReadOnlyError(f"a {method} was to leave from a client that only reads")
         # Whoever is ready in this turn of the event loop signs first; then all requests leave in a row. Each
         # on its own would wake a service that has just gone to sleep, which costs more than signing does.
         await asyncio.sleep(0)

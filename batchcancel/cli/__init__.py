@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import click
 
 _COMMANDS: Final = {
+    "plan": "Look before: say what a run would do, and change nothing.",
     "run": "Cancel the invoices of a manifest and write what became of each.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str] | None) -> int:
     """Run a command; known errors become one red line, only defects show a traceback."""
     from batchcancel.cli import exit_codes  # noqa: PLC0415 - see _LazyGroup
-    from batchcancel.errors import BatchCancelError, ConservationError  # noqa: PLC0415
+    from batchcancel.errors import BatchCancelError, ConservationError, ReadOnlyError  # noqa: PLC0415
 
     try:
         code = batchcancel.main(arguments, prog_name="batchcancel", standalone_mode=False)
@@ -70,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         interrupt = exc.__cause__ or exc
         say("Interrupted; nothing was sent.", fg="yellow")
         return exit_codes.of_signal(getattr(interrupt, "signum", signal.SIGINT))
-    except ConservationError:
+    except (ConservationError, ReadOnlyError):
         raise
     except BatchCancelError as exc:
         say(f"Error: {exc}", fg="red")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Protocol
 
 from batchcancel.errors import (
     BatchCancelError,
@@ -11,7 +12,7 @@ from batchcancel.errors import (
     SafetyStopError,
     UsageError,
 )
-from batchcancel.model import RunState, RunSummary
+from batchcancel.model import RunState, Tally
 
 
 class ExitCode(IntEnum):
@@ -55,8 +56,27 @@ def of_signal(signum: int) -> int:
     return 128 + signum
 
 
-def of_summary(summary: RunSummary, *, signum: int | None) -> int:
-    """Return the exit code of a run that came to an end.
+class Ended(Protocol):
+    """What came to an end: a run, or whatever ends as a run does."""
+
+    @property
+    def state(self) -> RunState:
+        """How it ended."""
+        ...
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether it stopped where it was told to."""
+        ...
+
+    @property
+    def tally(self) -> Tally:
+        """What became of its rows."""
+        ...
+
+
+def of_summary(summary: Ended, *, signum: int | None) -> int:
+    """Return the exit code of a run that came to an end, or of what ends as one does.
 
     Args:
         summary: The run.

@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
-from types import UnionType
-from typing import Any, get_args, get_origin
+from pathlib import Path
+from typing import Any
 
 import click
-from msgspec import Meta
 
 from batchcancel.cli import say
-from batchcancel.settings.options import HINTS, Options
-
-
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add every flag of ``Options`` to a command, in their order."""
-    for name in reversed(Options.__struct_fields__):
-        hint, meta = get_args(HINTS[name])
-        if not meta.extra["flag"]:
-            continue
-        command = _option(name, hint, meta)(command)
-    return command
-
-
-def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401
-    """Make one flag; its value goes on as text, settings convert and check it."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kind = kinds[0]
-    flag = "--" + name.replace("_", "-")
-    given: dict[str, Any] = {"default": None, "help": _help(name, meta)}
-    if kind is bool:
-        given["is_flag"] = True
-    elif get_origin(kind) is tuple:
-        given |= {"multiple": True, "metavar": (meta.extra or {})["metavar"]}
-    elif isinstance(kind, type) and issubclass(kind, StrEnum):
-        given["type"] = click.Choice([str(choice) for choice in kind])
-    else:
-        given["metavar"] = (meta.extra or {})["metavar"]
-    return click.option(flag, name, **given)
-
-
-def _help(name: str, meta: Meta) -> str:
-    default = Options.__struct_defaults__[Options.__struct_fields__.index(name)]
-    shown = f" (default: {default:g})" if isinstance(default, int | float) and default is not False else ""
-    if isinstance(default, str):
-        shown = f" (default: {default})"
-    return f"{meta.description}{shown}"
+from batchcancel.cli.flags import add_flags, given
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@_options
-def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="with --dry-run: write the plan there"
+)
+@click.option("--force", is_flag=True, help="with --dry-run: replace that file if it is there")
+@add_flags()
+def run(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Cancel the invoices that MANIFEST names, and write what became of each into a ledger.
 
     MANIFEST is a CSV, TSV, JSONL or plain text file of invoice ids, also as .gz; - is standard input.
@@ -64,9 +30,13 @@ def run(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - chec
     from batchcancel.cli.session import run_job  # noqa: PLC0415 - help has to be quick
     from batchcancel.settings import load_settings  # noqa: PLC0415 - likewise
 
-    settings = load_settings(
-        manifests, **{name: value for name, value in flags.items() if value is not False}
-    )
+    settings = load_settings(manifests, **given(flags))
     for warning in settings.warnings:
         say(f"Warning: {warning}", fg="yellow")
+    if settings.options.dry_run:
+        from batchcancel.cli.look_ahead import look_ahead  # noqa: PLC0415 - few runs are
+
+        return look_ahead(settings, out=out, force=force)
+    if out is not None or force:
+        raise click.UsageError("--out and --force belong to --dry-run: a run writes its ledger.")
     return run_job(settings)

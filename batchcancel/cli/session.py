@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from importlib.metadata import version
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Final
 
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
-from batchcancel.errors import BatchCancelError, SettingsError
+from batchcancel.cli.ahead import say_what_is_ahead
+from batchcancel.cli.log import open_log_of
+from batchcancel.cli.loop import run_in_loop
+from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
+from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
+from batchcancel.job.planned import age_of
 from batchcancel.model import RunState, RunSummary
 from batchcancel.observe import Broadcast
 from batchcancel.observe.controls import Controls
-from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
-from batchcancel.pipeline import DRAIN_S
-from batchcancel.report import count_invoices, count_merchants, count_rows, mask, summary_json, summary_text
-from batchcancel.settings import Environment, LogFormat, Settings
-
-_GARBAGE_AFTER: Final = 50_000
-"""Objects that are made and still there, before garbage is looked for."""
-_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing was being sent."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
+from batchcancel.report import count_invoices, summary_json, summary_text
+from batchcancel.report.words import show_duration
+from batchcancel.settings import Environment, Settings
 
 
 def run_job(settings: Settings) -> int:
@@ -49,53 +38,32 @@ def run_job(settings: Settings) -> int:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
-    page = _checked_page(settings)
-    received: list[int] = []
-    with (
-        _signals_raise(),
-        _collected_seldom(),
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
-    ):
-        try:
-            code, is_interrupted, has_ledger = runner.run(_run_job(settings, received))
-        except asyncio.CancelledError:
-            if not received:
-                raise
-            raise Interrupted(received[0]) from None
-        if page is not None and has_ledger:
-            _write_page(settings.ledger, page, is_interrupted=is_interrupted)
-        return code
+    return run_in_loop(partial(_run_job, settings, _checked_page(settings)))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the fastest event loop that is installed; None for Python's own."""
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - it may not be there
-    except ImportError:
-        return None
-    return new_event_loop
-
-
-async def _run_job(settings: Settings, before_run: list[int]) -> tuple[int, bool, bool]:
-    """Return the exit code, whether a signal ended the run, and whether it wrote into the ledger."""
-    with _signals_cancel(before_run), closing(_open_log(settings)) as log:
+async def _run_job(settings: Settings, page: Path | None, before_run: list[int]) -> int:
+    with signals_cancel(before_run), closing(open_log_of(settings)) as log:
         watchers = Broadcast(log)
         async with Job(settings, on_event=watchers) as job:
             if job.has_rows:
-                _say_what_is_ahead(job)
+                say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
+                say(f"  ledger    {settings.ledger}")
+                _say_what_is_planned(job)
                 _say_what_expires(job)
                 _say_what_is_torn(job)
                 await _confirm(job)
-            stops = _Stops(job)
-            with _signals_stop(stops):
+            with signals_stop(job) as stops:
                 async with show_progress(
                     settings.options.progress, total=_most_rows(job), controls=_controls(job, stops)
                 ) as progress:
                     watchers.add(progress)
                     summary = await job.run()
-    code = exit_codes.of_summary(summary, signum=stops.received[0] if stops.received else None)
+    received = stops.received
+    code = exit_codes.of_summary(summary, signum=received[0] if received else None)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
-    return code, bool(stops.received), summary.run_id is not None
+    if page is not None and summary.run_id is not None:
+        _write_page(settings.ledger, page, is_interrupted=bool(received))
+    return code
 
 
 def _most_rows(job: Job) -> int:
@@ -104,13 +72,13 @@ def _most_rows(job: Job) -> int:
     return check.to_settle if limit is None else check.to_settle - check.open + min(check.open, limit)
 
 
-def _controls(job: Job, stops: _Stops) -> Controls:
+def _controls(job: Job, stops: Stops) -> Controls:
     """Say what the keys of the live view do; q is Ctrl-C in all but the name."""
     return Controls(
         vitals=job.vitals,
         pause=job.pause,
         resume=job.resume,
-        stop=lambda: stops.stop(signal.SIGINT, said_by="q"),
+        stop=partial(stops.stop, signal.SIGINT, key="q"),
     )
 
 
@@ -146,45 +114,19 @@ def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
         say(f"  page      {page}")
 
 
-def _open_log(settings: Settings) -> Log:
-    options = settings.options
-    try:
-        return open_log(
-            level=options.log_level,
-            as_json=options.log_format is LogFormat.JSON,
-            path=Path(options.log_file) if options.log_file else None,
+def _say_what_is_planned(job: Job) -> None:
+    if job.plan is None:
+        return
+    age = show_duration(max(0.0, age_of(job.plan.record)))
+    if job.takes_from_plan:
+        known = count_invoices(job.plan.answers, "paid or canceled ")
+        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it, not asked about again")
+    else:
+        say(
+            f"Warning: {job.plan.path} was made {age} ago, and --plan-max-age is "
+            f"{show_duration(job.settings.plan_max_age_s)}: nothing is taken from it.",
+            fg="yellow",
         )
-    except OSError as exc:
-        raise SettingsError(f"The log file {options.log_file} can't be written: {exc.strerror}.") from exc
-
-
-def _say_what_is_ahead(job: Job) -> None:
-    check, settings = job.check, job.settings
-    limit = settings.options.limit
-    most = f", at most {limit:,} of them now" if limit is not None and limit < check.open else ""
-    notes = [
-        f"{count:,} {what}"
-        for count, what in (
-            (check.distinct - check.open - check.excluded - check.held_back, "settled earlier"),
-            (check.excluded, "excluded"),
-            (check.held_back, "with an error that is held back"),
-            (check.invalid, "with an invalid id"),
-            (check.duplicates, "repeated"),
-        )
-        if count
-    ]
-    whose = f"merchant {mask(job.merchant_id)}"
-    if settings.options.merchant_column is not None:
-        whose = f"portfolio {mask(job.merchant_id)}, {count_merchants(len(check.merchants))}"
-    say(
-        f"batchcancel {version('batchcancel')}: {count_invoices(check.open)} to cancel{most}, "
-        f"at {settings.host} ({settings.environment}), {whose}"
-    )
-    say(
-        f"  manifest  {count_rows(check.rows)}, {count_invoices(check.distinct, 'distinct ')}"
-        + (f" ({', '.join(notes)})" if notes else "")
-    )
-    say(f"  ledger    {settings.ledger}")
 
 
 def _say_what_expires(job: Job) -> None:
@@ -232,115 +174,6 @@ async def _typed_line() -> str:
     finally:
         loop.remove_reader(descriptor)
     return sys.stdin.readline()
-
-
-@contextmanager
-def _collected_seldom() -> Iterator[None]:
-    """Look for garbage seldom: a run makes hardly any that counting references does not free.
-
-    By default the collector walks all requests in flight hundreds of times a second, for nothing.
-    """
-    thresholds = gc.get_threshold()
-    gc.freeze()  # what was imported stays
-    gc.set_threshold(_GARBAGE_AFTER, *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Make each signal that ends a run raise while no loop runs; one that is ignored (nohup) stays so."""
-
-    def interrupt(signum: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signum)
-
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
-    for signum, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(signum, interrupt)
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, handler)
-
-
-@contextmanager
-def _signals_cancel(received: list[int]) -> Iterator[None]:
-    """Make the first signal cancel this task, until ``_signals_stop`` takes over; collect those that came.
-
-    A handler that raises would do so anywhere in the event loop's own work, too: what a thread has done
-    might then never be told, and the run would wait for it without an end.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine asks
-
-    def cancel(signum: int) -> None:
-        if not received:
-            task.cancel()
-        received.append(signum)
-
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
-    for signum, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, cancel, signum)
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            if loop.remove_signal_handler(signum):
-                signal.signal(signum, handler)
-
-
-class _Stops:
-    """Stop a job for a signal or a key, and abort it for the second one."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self.received: list[int] = []
-        """The signals that came; a key counts as the signal that it stands for."""
-
-    def stop(self, signum: int, *, said_by: str | None = None) -> None:
-        """Stop, and say so.
-
-        Args:
-            signum: The signal.
-            said_by: The key that stands for it; None for the signal itself.
-        """
-        self.received.append(signum)
-        name = signal.Signals(signum).name
-        say(
-            f"{said_by or name}: no new cancelation leaves; "
-            f"waiting up to {DRAIN_S:.0f} s for what is in flight."
-            if len(self.received) == 1
-            else f"{said_by or name}: stopping at once.",
-            fg="yellow",
-        )
-        self._job.stop(name)
-
-
-@contextmanager
-def _signals_stop(stops: _Stops) -> Iterator[None]:
-    """Make each signal stop the job, and a second one abort it."""
-    loop = asyncio.get_running_loop()
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
-    for signum, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, stops.stop, signum)
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            loop.remove_signal_handler(signum)
-            # Once one has come, the exit code is its own: those after it must not change it on the way out.
-            # Where none has, everything is on disk and a signal may end the process as it likes: the
-            # handler from before the run would say that nothing was sent.
-            ended_handler = signal.SIG_IGN if stops.received or handler is signal.SIG_IGN else signal.SIG_DFL
-            signal.signal(signum, ended_handler)
 
 
 def _write_result(summary: RunSummary, *, as_json: bool, exit_code: int) -> None:

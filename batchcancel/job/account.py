@@ -10,27 +10,12 @@ from collections import defaultdict
 from decimal import Decimal
 from importlib.metadata import version
 from time import monotonic
-from typing import Final
 
-from msgspec import Struct
-
+from batchcancel.job.course import Ending
 from batchcancel.ledger import ManifestRecord, RunRecord
 from batchcancel.manifest import Check
-from batchcancel.model import Outcome, Reason, Result, RunState, RunSummary, StoppedMerchant, Tally, utc_text
+from batchcancel.model import Outcome, Reason, Result, RunSummary, StoppedMerchant, Tally, utc_text
 from batchcancel.settings import Settings
-
-
-class Ending(Struct, frozen=True, kw_only=True):
-    """How a run ended."""
-
-    state: RunState
-    why: str | None = None
-    """A sentence if it stopped, a word such as SIGINT if it was interrupted."""
-    as_asked: bool = False
-    """Whether it stopped where it was told to: ``--limit`` or ``--max-duration``."""
-
-
-COMPLETE: Final = Ending(state=RunState.COMPLETE)
 
 
 class Account:

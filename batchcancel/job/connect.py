@@ -39,9 +39,15 @@ async def base_url_of(
 
 
 def build_client(
-    settings: Settings, keys: Keys, base_url: str, clock: ServiceClock, on_event: Callable[[Event], None]
+    settings: Settings,
+    keys: Keys,
+    base_url: str,
+    clock: ServiceClock,
+    *,
+    is_read_only: bool = False,
+    on_event: Callable[[Event], None],
 ) -> Client:
-    """Build the client that a run sends everything through; nothing is opened.
+    """Build the client that everything is sent through; nothing is opened.
 
     Raises:
         SettingsError: The file of private roots can't be used.
@@ -57,5 +63,6 @@ def build_client(
         timeout_s=options.timeout,
         ca_file=Path(options.ca_file) if options.ca_file else None,
         proxy=settings.proxy,
+        is_read_only=is_read_only,
         on_event=on_event,
     )

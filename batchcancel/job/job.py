@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from functools import partial
 from time import time
 from types import TracebackType
 from typing import Final, Self
@@ -12,32 +13,27 @@ from typing import Final, Self
 from msgspec.structs import replace
 
 from batchcancel.api import Client, Expiry, ServiceClock
-from batchcancel.errors import (
-    ConservationError,
-    LedgerFaultError,
-    LedgerWriteError,
-    SafetyStopError,
-)
-from batchcancel.job.account import COMPLETE, Account, Ending, count
+from batchcancel.errors import ConservationError, LedgerFaultError, LedgerWriteError, SettingsError
+from batchcancel.job.account import Account, count
 from batchcancel.job.connect import base_url_of, build_client
+from batchcancel.job.course import COMPLETE, Course, Ending
 from batchcancel.job.keys import Keys, load_keys
-from batchcancel.job.lanes import build_fleet
+from batchcancel.job.lanes import build_fleet, to_cancel
 from batchcancel.job.opening import Opened, open_all
+from batchcancel.job.planned import is_fresh, with_answers
 from batchcancel.ledger import RunRecord
+from batchcancel.ledger.plan import Plan
 from batchcancel.manifest import Check
 from batchcancel.model import (
     Event,
     GroupCommitted,
-    PauseCause,
-    Reason,
+    ManifestRow,
     Result,
     RunState,
     RunSummary,
-    StoppedMerchant,
     Tally,
     Vitals,
 )
-from batchcancel.pipeline import Fleet
 from batchcancel.settings import Settings
 
 _GROUPS_AHEAD: Final = 4
@@ -69,12 +65,11 @@ class Job:
         self._base_url: str
         self._clock = ServiceClock(time)
         self._client: Client
-        self._fleet: Fleet | None = None
-        self._is_paused = False
-        """Whether it is paused by hand, or is to begin so."""
-        self._stopped: Ending | None = None
+        self._course = Course(settings)
+        self.takes_from_plan = False
+        """Whether there is a plan that is young enough to take answers from."""
         self._summary: RunSummary | None = None
-        self._account: Account
+        self._account: Account | None = None
         self._deliver: asyncio.Queue[tuple[Result, ...] | None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -117,6 +112,11 @@ class Job:
         return self._opened.check
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan that was named; None without. ``takes_from_plan`` tells whether it is young enough."""
+        return self._opened.plan
+
+    @property
     def torn_bytes(self) -> int:
         """Bytes of an unfinished last write; a run cuts them off and keeps them in ``LEDGER.torn``."""
         tail = self._opened.ledger.history.tail
@@ -139,18 +139,10 @@ class Job:
 
         May be asked at any time once everything is open, before the run and after it too.
         """
-        to_settle, set_rate = self.check.to_settle, self.settings.rate
-        if self._fleet is not None:
-            vitals = self._fleet.vitals(to_settle=to_settle, set_rate=set_rate)
-            return replace(vitals, amounts_canceled=self._account.amounts_canceled)
-        return Vitals(
-            in_flight=0,
-            allowed_rate=set_rate,
-            set_rate=set_rate,
-            held_by=PauseCause.BY_HAND if self._is_paused else None,
-            rows_left=to_settle,
-            is_stopping=self._stopped is not None,
-        )
+        vitals = self._course.vitals(to_settle=self.check.to_settle)
+        if self._account is None:
+            return vitals
+        return replace(vitals, amounts_canceled=self._account.amounts_canceled)
 
     def pause(self) -> None:
         """Let nothing leave until ``resume``, whatever its kind; what is in flight comes back.
@@ -159,15 +151,11 @@ class Job:
         paused counts against no invoice's time and no outage, but against ``--max-duration``. A stop ends
         a paused run at once.
         """
-        self._is_paused = True
-        if self._fleet is not None:
-            self._fleet.pause()
+        self._course.pause()
 
     def resume(self) -> None:
         """Let requests leave again; a run that is not paused is left as it is."""
-        self._is_paused = False
-        if self._fleet is not None:
-            self._fleet.resume()
+        self._course.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, 8 seconds at most.
@@ -177,10 +165,7 @@ class Job:
         Args:
             why: What interrupts the run, such as the name of a signal.
         """
-        is_first = self._stopped is None or self._stopped.as_asked
-        self._stop(Ending(state=RunState.INTERRUPTED, why=why))
-        if not is_first and self._fleet is not None:
-            self._fleet.abort(why)
+        self._course.stop(why)
 
     async def results(self) -> AsyncIterator[Result]:
         """Run, and yield every result once it is on disk, in the order of the ledger.
@@ -214,13 +199,13 @@ class Job:
             LedgerWriteError: The ledger can't be written any more; what is on disk is true.
             ConservationError: The rows do not add up: a defect.
         """
-        self._account = Account(self.settings, merchant_id=self.merchant_id)
+        self._account = account = Account(self.settings, merchant_id=self.merchant_id)
         if not self.has_rows:
-            self._summary = self._account.close(None, COMPLETE, Tally())
+            self._summary = account.close(None, COMPLETE, Tally())
             return self._summary
-        record = self._account.open(self.check, base_url=self._base_url)
+        record = account.open(self.check, base_url=self._base_url)
         await self._opened.ledger.begin(
-            record, on_commit=self._note_commit, on_failure=self._note_ledger_failure
+            record, on_commit=partial(self._note_commit, account), on_failure=self._note_ledger_failure
         )
         try:
             ending = await self._work(record)
@@ -238,15 +223,8 @@ class Job:
             await self._end(Ending(state=RunState.STOPPED, why="a defect in the program"))
             raise ConservationError(f"The rows do not add up, which is a defect: {tally}.")
         await self._end(ending)
-        self._summary = self._account.close(record.run_id, ending, tally, self._stopped_merchants())
+        self._summary = account.close(record.run_id, ending, tally, self._course.stopped_merchants())
         return self._summary
-
-    def _stop(self, ending: Ending) -> None:
-        """Stop for a reason from outside; an interruption counts more than a limit."""
-        if self._stopped is None or self._stopped.as_asked:
-            self._stopped = ending
-        if self._fleet is not None:
-            self._fleet.stop(str(ending.why))
 
     async def _end(self, ending: Ending) -> None:
         """Write every row that waits, then the ``end`` row."""
@@ -254,92 +232,58 @@ class Job:
         await self._opened.ledger.end(state=ending.state, counts=count(self._tally()), why=why)
 
     def _tally(self) -> Tally:
-        rows = self.check.rows
-        return self._fleet.tally(rows=rows) if self._fleet else Tally(rows=rows, open=rows)
+        return self._course.tally(rows=self.check.rows)
 
     # --- opening ------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         settings = self.settings
+        if settings.options.dry_run:
+            raise SettingsError("--dry-run looks only, and a job cancels: 'batchcancel plan' is what looks.")
         self._keys = load_keys(settings)
+        self._course.own_merchant_id = self.merchant_id
         self._opened = await open_all(settings, merchant_id=self.merchant_id, resources=self._resources)
+        plan = self._opened.plan
+        self.takes_from_plan = plan is not None and is_fresh(plan.record, max_age_s=settings.plan_max_age_s)
         self._base_url = await base_url_of(
             settings, merchants=self.check.merchants, resources=self._resources
         )
-        self._client = build_client(settings, self._keys, self._base_url, self._clock, self._on_event)
+        self._client = build_client(
+            settings, self._keys, self._base_url, self._clock, on_event=self._on_event
+        )
 
     # --- running ------------------------------------------------------------------------------
 
     async def _work(self, record: RunRecord) -> Ending:
-        """Send what is to be sent; a safety stop, a limit and an interruption are ways to end."""
-        options = self.settings.options
-        try:
-            async with self._client, self._time_limit(options.max_duration):
-                first_run = self._opened.ledger.history.first_started_at or record.started_at
-                self._fleet = build_fleet(
-                    self.settings,
-                    self._opened,
-                    self._client,
-                    self._keys,
-                    self._clock,
-                    ledger_began_at=first_run,
-                    on_event=self._on_event,
-                )
-                if self._is_paused:
-                    self._fleet.pause()
-                if self._stopped is not None:
-                    self._fleet.stop(str(self._stopped.why))
-                await self._fleet.run(self._opened.manifest.rows())
-        except SafetyStopError as exc:
-            return Ending(state=RunState.STOPPED, why=str(exc))
-        return self._ending()
+        """Send what is to be sent."""
+        opened = self._opened
+        async with self._client:
+            purpose = to_cancel(
+                opened,
+                self.settings.options,
+                self._clock,
+                ledger_began_at=opened.ledger.history.first_started_at or record.started_at,
+            )
+            fleet = build_fleet(self.settings, purpose, self._client, self._keys, on_event=self._on_event)
+            return await self._course.run(fleet, self._rows(), count=self.check.rows)
 
-    def _ending(self) -> Ending:
-        """Tell how a run ended that nothing went wrong in, but for single merchants perhaps."""
-        if stopped_merchants := self._stopped_merchants():
-            first, count, total = stopped_merchants[0], len(stopped_merchants), len(self.check.merchants)
-            why = f"{count:,} of {total:,} merchants were stopped. {first.merchant_id}: {first.why}"
-            return Ending(state=RunState.STOPPED, why=why)
-        stopped = self._stopped
-        if stopped is None and self._fleet is not None and self._fleet.is_at_limit:
-            why = f"--limit {self.settings.options.limit} was reached."
-            stopped = Ending(state=RunState.STOPPED, why=why, as_asked=True)
-        tally = self._tally()
-        is_through = not tally.open and not tally.results.get(Reason.UNKNOWN)
-        if stopped is None or (stopped.as_asked and is_through):
-            return COMPLETE
-        return stopped
+    def _rows(self) -> AsyncIterator[ManifestRow]:
+        """Return the rows, with their answers where a plan has them."""
+        opened = self._opened
+        rows = opened.manifest.rows()
+        if opened.plan is None or not self.takes_from_plan:
+            return rows
+        return with_answers(rows, opened.plan, ledger_began_at=opened.ledger.history.first_started_at)
 
-    def _stopped_merchants(self) -> tuple[StoppedMerchant, ...]:
-        """Name the merchants that were stopped while others went on."""
-        stopped = () if self._fleet is None else self._fleet.stopped_merchants
-        return tuple(replace(one, merchant_id=one.merchant_id or self.merchant_id) for one in stopped)
-
-    @asynccontextmanager
-    async def _time_limit(self, seconds: float | None) -> AsyncIterator[None]:
-        """Stop the run once it has lasted that long; None for never."""
-        if seconds is None:
-            yield
-            return
-        why = f"--max-duration {seconds:g} is over."
-        timer = asyncio.get_running_loop().call_later(
-            seconds, self._stop, Ending(state=RunState.STOPPED, why=why, as_asked=True)
-        )
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    async def _note_commit(self, group: GroupCommitted) -> None:
+    async def _note_commit(self, account: Account, group: GroupCommitted) -> None:
         for result in group.results:
-            self._account.note(result)
+            account.note(result)
         self._on_event(group)
         if self._deliver is not None and group.results:
             await self._deliver.put(group.results)
 
     def _note_ledger_failure(self, failure: LedgerWriteError) -> None:
-        if self._fleet is not None:
-            self._fleet.fail(failure)
+        self._course.fail(failure)
 
     # --- results ------------------------------------------------------------------------------
 

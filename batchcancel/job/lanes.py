@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from batchcancel.api import Client, ServiceClock
+from batchcancel.api import Client, ServiceClock, Signer
 from batchcancel.gates import Gates
 from batchcancel.job.keys import Keys
 from batchcancel.job.opening import Opened
-from batchcancel.model import Event, Reply, RequestKind
+from batchcancel.model import Event, Reply, RequestKind, Subject
 from batchcancel.pace import Pace, Quota, RateLimiter
-from batchcancel.pipeline import Entrance, Exposure, Fleet, Lane, Pipeline, Turnstile
+from batchcancel.pipeline import (
+    Entrance,
+    Exposure,
+    Fleet,
+    Lane,
+    Onlooker,
+    Pipeline,
+    Sink,
+    Turnstile,
+    Witness,
+)
 from batchcancel.retry import Retrier
 from batchcancel.settings import Mle, Options, Settings
 
@@ -21,55 +32,95 @@ _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purpose:
+    """What a fleet is for: whose rows there are, where they go, and what has to hold meanwhile."""
+
+    merchants: Collection[str | None]
+    """Whose rows there are, one or more; None is the own merchant."""
+    open_of: Mapping[str | None, int]
+    """By merchant the invoices that are to be asked about."""
+    sink: Sink
+    gates: Gates
+    max_in_doubt: int = 1
+    """Invoices that may wait while the service may have acted on them."""
+    ledger_began_at: Callable[[], float] | None = None
+    """When the ledger's first run began, Unix seconds on the service's clock; None if it is not known."""
+    witness: Witness | None = None
+    """Takes what is seen, where invoices are looked up and nothing is canceled; None to cancel them."""
+
+
+def to_cancel(opened: Opened, options: Options, clock: ServiceClock, *, ledger_began_at: str) -> Purpose:
+    """Return the purpose of a run.
+
+    Args:
+        opened: What it works on.
+        options: What has to hold.
+        clock: The service's clock, as the client reads it.
+        ledger_began_at: When the ledger's first run began, by this machine's clock, as the ledger writes it.
+    """
+    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
+    return Purpose(
+        merchants=opened.check.merchants,
+        open_of=opened.check.open_of,
+        sink=opened.ledger,
+        gates=_gates(options),
+        max_in_doubt=opened.max_in_doubt,
+        ledger_began_at=lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S,
+    )
+
+
+def to_look(open_of: Mapping[str | None, int], onlooker: Onlooker, *, limit: int | None) -> Purpose:
+    """Return the purpose of looking invoices up and changing nothing.
+
+    Args:
+        open_of: By merchant the invoices that are to be looked up.
+        onlooker: Takes what is seen, and the rows that nobody is asked about.
+        limit: Most invoices to look up; None for all.
+    """
+    return Purpose(
+        merchants=open_of.keys(), open_of=open_of, sink=onlooker, witness=onlooker, gates=Gates(limit=limit)
+    )
+
+
 def build_fleet(
-    settings: Settings,
-    opened: Opened,
-    client: Client,
-    keys: Keys,
-    clock: ServiceClock,
-    *,
-    ledger_began_at: str,
-    on_event: Callable[[Event], None],
+    settings: Settings, purpose: Purpose, client: Client, keys: Keys, *, on_event: Callable[[Event], None]
 ) -> Fleet:
-    """Put a run's parts together; nothing is sent. Needs a running event loop.
+    """Put a fleet's parts together; nothing is sent. Needs a running event loop.
 
     Requests in flight, invoices with the service and the gates are counted for all merchants together;
     so is the rate, unless each has its own. Key, health and retries are each merchant's.
 
     Args:
-        settings: What to do.
-        opened: What it is done on.
+        settings: How fast, how often, how long.
+        purpose: What for.
         client: What everything is sent through; opened by the caller.
         keys: Who signs for whom.
-        clock: The service's clock, as the client reads it.
-        ledger_began_at: When the ledger's first run began, by this machine's clock, as the ledger writes it.
         on_event: Told of everything; must not block.
     """
     options = settings.options
-    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
     slots = asyncio.Semaphore(options.concurrency)
-    exposure = Exposure(places=options.concurrency, doubts=opened.max_in_doubt)
-    entrance = Entrance(_gates(options))
+    exposure = Exposure(places=options.concurrency, doubts=purpose.max_in_doubt)
+    entrance = Entrance(purpose.gates)
     quota_of = _quotas(settings, on_event)
-    is_alone = len(opened.check.merchants) == 1
+    is_alone = len(purpose.merchants) == 1
 
     def open_lane(merchant_id: str | None, on_failure: Callable[[Exception], None]) -> Lane:
-        signer, quota = keys.signer_for(merchant_id), quota_of(merchant_id)
-
-        async def send(kind: RequestKind, invoice_id: str | None) -> Reply:
-            return await client.send(kind, invoice_id, signer=signer, before_repeat=quota.take)
-
-        to_ask = opened.check.open_of.get(merchant_id, 0)
-        pace = Pace(send, slots=slots, quota=quota, max_outage_s=options.max_outage, on_event=on_event)
+        to_ask = purpose.open_of.get(merchant_id, 0)
+        pace = open_pace(
+            settings, client, keys.signer_for(merchant_id), slots, quota_of(merchant_id), on_event=on_event
+        )
         pipeline = Pipeline(
             retrier=Retrier(
                 pace,
                 max_attempts=options.max_attempts,
-                ledger_began_at=lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S,
+                ledger_began_at=purpose.ledger_began_at,
+                looks_only=purpose.witness is not None,
                 on_event=on_event,
             ),
             pace=pace,
-            sink=opened.ledger,
+            sink=purpose.sink,
+            witness=purpose.witness,
             workers=max(1, min(options.concurrency, to_ask)),
             exposure=exposure if is_alone else Turnstile(exposure),
             entrance=entrance,
@@ -79,7 +130,24 @@ def build_fleet(
         pace.unfinished = pipeline.unfinished
         return Lane(merchant_id=merchant_id, pace=pace, pipeline=pipeline, to_ask=to_ask)
 
-    return Fleet(opened.check.merchants, open_lane=open_lane, entrance=entrance, on_event=on_event)
+    return Fleet(purpose.merchants, open_lane=open_lane, entrance=entrance, on_event=on_event)
+
+
+def open_pace(
+    settings: Settings,
+    client: Client,
+    signer: Signer,
+    slots: asyncio.Semaphore,
+    quota: Quota,
+    *,
+    on_event: Callable[[Event], None],
+) -> Pace:
+    """Build the paced way to the service of one merchant."""
+
+    async def send(kind: RequestKind, subject: Subject) -> Reply:
+        return await client.send(kind, subject, signer=signer, before_repeat=quota.take)
+
+    return Pace(send, slots=slots, quota=quota, max_outage_s=settings.options.max_outage, on_event=on_event)
 
 
 def _gates(options: Options) -> Gates:

@@ -121,8 +121,12 @@ class History(Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def opened(ledger: Path) -> Iterator[int]:
+def opened(ledger: Path, *, what: str = "ledger") -> Iterator[int]:
     """Open a ledger for reading alone.
+
+    Args:
+        ledger: Its path.
+        what: What is to be opened, for messages: a plan is read likewise.
 
     Yields:
         The descriptor of a regular file.
@@ -134,10 +138,10 @@ def opened(ledger: Path) -> Iterator[int]:
         # Without waiting for somebody to write, should it be a FIFO.
         fd = os.open(ledger, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        raise LedgerMismatchError(f"The ledger {ledger} can't be opened: {exc.strerror}.") from exc
+        raise LedgerMismatchError(f"The {what} {ledger} can't be opened: {exc.strerror}.") from exc
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise LedgerMismatchError(f"{ledger} is not a regular file. Name a ledger.")
+            raise LedgerMismatchError(f"{ledger} is not a regular file. Name a {what}.")
         yield fd
     finally:
         os.close(fd)

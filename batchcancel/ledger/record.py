@@ -54,8 +54,8 @@ class ManifestRecord(Struct, frozen=True, kw_only=True):
     rows: int
 
 
-class RunRecord(Struct, frozen=True, kw_only=True, tag_field="type", tag="run"):
-    """A run began."""
+class Beginning(Struct, frozen=True, kw_only=True):
+    """What a run, or a plan, says of itself when it begins."""
 
     v: int = FORMAT_VERSION
     run_id: str
@@ -73,6 +73,10 @@ class RunRecord(Struct, frozen=True, kw_only=True, tag_field="type", tag="run"):
     """A ticket or a reason, as given by ``--ref``."""
     manifest: tuple[ManifestRecord, ...]
     options: dict[str, str | int | float | bool | list[str] | None]
+
+
+class RunRecord(Beginning, frozen=True, kw_only=True, tag_field="type", tag="run"):
+    """A run began."""
 
 
 class ResultRecord(Result, frozen=True, kw_only=True, tag_field="type", tag="result"):
@@ -122,22 +126,37 @@ def encode_run(run: RunRecord) -> bytes:
     Raises:
         LedgerWriteError: The line would be longer than a reader accepts. So for every encoder.
     """
-    return _sealed(_json(run))
+    return encode_line(run)
 
 
 def encode_result(run_id: str, result: Result) -> bytes:
     """Encode a ``result`` line, newline included."""
-    return _sealed(b'{"type":"result","run_id":%b,%b' % (_ENCODER.encode(run_id), _json(result)[1:]))
+    return encode_row("result", run_id, result)
 
 
 def encode_skip(run_id: str, skip: Skip) -> bytes:
     """Encode a ``skip`` line, newline included."""
-    return _sealed(b'{"type":"skip","run_id":%b,%b' % (_ENCODER.encode(run_id), _json(skip)[1:]))
+    return encode_row("skip", run_id, skip)
 
 
 def encode_end(end: EndRecord) -> bytes:
     """Encode an ``end`` line, newline included."""
-    return _sealed(_json(end))
+    return encode_line(end)
+
+
+def encode_row(type_: str, run_id: str, row: Struct) -> bytes:
+    """Encode a line about one row of a manifest, newline included."""
+    return _sealed(b'{"type":"%b","run_id":%b,%b' % (type_.encode(), _ENCODER.encode(run_id), _json(row)[1:]))
+
+
+def encode_line(record: Struct) -> bytes:
+    """Encode any other line, newline included."""
+    return _sealed(_json(record))
+
+
+def is_sealed(line: bytes) -> bool:
+    """Tell whether a line, without its newline, is sealed by its own ``crc``."""
+    return len(line) <= MAX_LINE_BYTES and line[-_SEAL_BYTES:] == _seal(line[:-_SEAL_BYTES])
 
 
 def decode(line: bytes) -> Record | None:
@@ -153,7 +172,7 @@ def decode(line: bytes) -> Record | None:
         LedgerMismatchError: The line is sealed by its ``crc`` but was written by a newer version of
             the format. It is no damage, so it must never be cut off as such.
     """
-    if len(line) > MAX_LINE_BYTES or line[-_SEAL_BYTES:] != _seal(line[:-_SEAL_BYTES]):
+    if not is_sealed(line):
         return None
     try:
         record = _decode_json(line.decode())

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from batchcancel.model.requests import RequestKind
 from batchcancel.model.rows import Result
-from batchcancel.model.words import RequestKind
 
 
 class RequestFinished(Struct, frozen=True, kw_only=True):

@@ -22,8 +22,20 @@ class Invoice(Struct, frozen=True, kw_only=True):
     """``invoiceInformation.dueDate``, an ISO date."""
     submitted_at: str | None = None
     """``submitTimeUtc`` as received."""
+    created_at: float | None = None
+    """``createdDate``, or the first CREATE or DRAFT event of ``invoiceHistory``; Unix seconds on the
+    service's clock."""
     canceled_at: float | None = None
     """The latest CANCEL event of ``invoiceHistory``, Unix seconds on the service's clock."""
+
+
+class Listing(Struct, frozen=True, kw_only=True):
+    """What a page of the list said."""
+
+    total: int | None
+    """``totalInvoices``: how many invoices the whole list has; None where that is not said."""
+    invoices: tuple[Invoice, ...]
+    """In the order of the page. One without a readable id has none here."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -34,6 +46,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     """Whether the whole body came and was one JSON object."""
     invoice: Invoice = Invoice()
     """What the body said; every field None where it said nothing readable."""
+    listing: Listing | None = None
+    """What a page of the list said; None for any other reply, and where no list could be read."""
     correlation_id: str | None = None
     """``v-c-correlation-id``, for the service's support."""
     message: str | None = None

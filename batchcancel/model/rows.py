@@ -38,6 +38,8 @@ class ManifestRow(Struct, frozen=True, kw_only=True):
     """What ``--match`` says that the invoice has to be like, as read."""
     standing: Standing = Standing.TO_ASK
     """Where its invoice stands before the run; of no account where another row stands for this one."""
+    planned: Result | None = None
+    """The answer that a plan has for its invoice, so that nobody has to be asked."""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -72,6 +74,32 @@ class Result(Struct, frozen=True, kw_only=True):
     keep: dict[str, str] | UnsetType = UNSET
 
 
+class Sighting(Struct, frozen=True, kw_only=True):
+    """What a look-up found of one invoice where nothing but looking was asked for."""
+
+    row: int
+    file: str | UnsetType = UNSET
+    merchant_id: str | UnsetType = UNSET
+    """Whose invoice it is, where that is not the own merchant."""
+    invoice_id: str
+    reason: Reason | None
+    """How a run would end the invoice without canceling it; None where it would cancel it."""
+    invoice_status: str | None = None
+    http_status: int | None = None
+    """Of the reply that decided; None without one."""
+    lookups: int = 0
+    amount: str | None = None
+    balance: str | None = None
+    currency: str | None = None
+    due_date: str | None = None
+    correlation_id: str | None = None
+    submitted_at: str | None = None
+    at: str
+    """When this was decided, UTC, on this machine's clock."""
+    latency_ms: float | None = None
+    message: str | None = None
+
+
 class Skip(Struct, frozen=True, kw_only=True):
     """A manifest row that is not asked: another row stands for it, or it is never to be touched."""
 
@@ -92,6 +120,8 @@ class Tally(Struct, frozen=True, kw_only=True):
     rows: int = 0
     results: dict[Reason, int] = {}
     """Rows that this run gave a result."""
+    cancelable: int = 0
+    """Rows whose invoices were found open where nothing but looking was asked for."""
     settled_earlier: int = 0
     duplicates: int = 0
     excluded: int = 0
@@ -105,10 +135,15 @@ class Tally(Struct, frozen=True, kw_only=True):
         return sum(n for reason, n in self.results.items() if reason.outcome is Outcome.ERROR)
 
     @property
+    def done(self) -> int:
+        """Rows that were brought to an end: by a result, or by looking."""
+        return sum(self.results.values()) + self.cancelable
+
+    @property
     def is_conserved(self) -> bool:
         """Whether every row of the manifest is accounted for (design section 5)."""
         skipped = self.settled_earlier + self.duplicates + self.excluded
-        return sum(self.results.values()) + skipped + self.open == self.rows
+        return self.done + skipped + self.open == self.rows
 
 
 class StoppedMerchant(Struct, frozen=True, kw_only=True):

@@ -107,19 +107,11 @@ REASONS: Final = tuple(Reason)
 
 
 class ResolvedBy(StrEnum):
-    """What the answer rests on: the cancelation's own reply, or a look-up."""
+    """What the answer rests on: the cancelation's own reply, a look-up, or an earlier plan's look-up."""
 
     RESPONSE = "response"
     LOOKUP = "lookup"
-
-
-class RequestKind(StrEnum):
-    """The three requests that this package sends."""
-
-    CANCEL = "cancel"
-    LOOK_UP = "look_up"
-    PROBE = "probe"
-    """The signed read: list with limit 1. It changes nothing and needs a good key and a clock."""
+    PLAN = "plan"
 
 
 class Standing(StrEnum):

@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from batchcancel.observe.controls import Controls
-from batchcancel.observe.course import Course
 from batchcancel.observe.keyboard import Keyboard
 from batchcancel.observe.screen import Screen
+from batchcancel.observe.tracker import Tracker
 from batchcancel.observe.view import view
 
 _DRAW_EVERY_S: Final = 0.25
@@ -25,14 +25,14 @@ _NO_DESCRIPTOR: Final = -1
 class LiveView:
     """Keep the view up to date, and do what the keys say."""
 
-    def __init__(self, course: Course, controls: Controls) -> None:
+    def __init__(self, tracker: Tracker, controls: Controls) -> None:
         """Put the view up and listen to the keyboard. Needs a running event loop.
 
         Args:
-            course: What is shown.
+            tracker: What is shown.
             controls: What the keys do: p pauses and resumes, q stops.
         """
-        self._course = course
+        self._tracker = tracker
         self._controls = controls
         self._clock = asyncio.get_running_loop().time
         self._screen = Screen()
@@ -46,7 +46,7 @@ class LiveView:
         self._keyboard.attend()
         if self._screen.takes_a_view:
             columns, rows = self._screen.size  # a line that fills the last column wraps on some terminals
-            moment = self._course.moment()
+            moment = self._tracker.moment()
             self._screen.draw(
                 view(moment, width=columns - 1, height=rows, has_keys=self._keyboard.is_attended)
             )
@@ -77,9 +77,9 @@ class LiveView:
 
 
 @contextmanager
-def live_view(course: Course, controls: Controls) -> Iterator[None]:
+def live_view(tracker: Tracker, controls: Controls) -> Iterator[None]:
     """Show a run for the length of the block. Needs a running event loop."""
-    shown = LiveView(course, controls)
+    shown = LiveView(tracker, controls)
     drawing = asyncio.create_task(shown.keep_fresh())
     try:
         with _put_away_when_suspended(shown):

@@ -11,7 +11,7 @@ from typing import Final
 
 from batchcancel.observe import Listener
 from batchcancel.observe.controls import Controls
-from batchcancel.observe.course import Course
+from batchcancel.observe.tracker import Tracker
 from batchcancel.observe.words import json_line, sentence
 
 _PLAIN_EVERY_S: Final = 30.0
@@ -29,24 +29,24 @@ async def show_progress(kind: str, *, total: int, controls: Controls) -> AsyncIt
         total: Invoices that the run will settle.
         controls: What is shown besides, and what the keys do.
     """
-    course = Course(total=total, vitals=controls.vitals, clock=asyncio.get_running_loop().time)
+    tracker = Tracker(total=total, vitals=controls.vitals, clock=asyncio.get_running_loop().time)
     if kind in {"auto", "bar"}:
         kind = "bar" if _can_show_a_view() else "plain"
     match kind:
         case "bar":
             from batchcancel.observe.live import live_view  # noqa: PLC0415 - slow, and for terminals only
 
-            with live_view(course, controls):
-                yield course.listen
+            with live_view(tracker, controls):
+                yield tracker.listen
         case "plain":
-            async with _ticking(_PLAIN_EVERY_S, lambda: _say(sentence(course.moment()))):
-                yield course.listen
+            async with _ticking(_PLAIN_EVERY_S, lambda: _say(sentence(tracker.moment()))):
+                yield tracker.listen
         case "json":
             try:
-                async with _ticking(_JSON_EVERY_S, lambda: _say(json_line(course.moment(), ended=False))):
-                    yield course.listen
+                async with _ticking(_JSON_EVERY_S, lambda: _say(json_line(tracker.moment(), ended=False))):
+                    yield tracker.listen
             finally:
-                _say(json_line(course.moment(), ended=True))
+                _say(json_line(tracker.moment(), ended=True))
         case "none":
             yield _ignore
         case _:

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from batchcancel.model import Outcome, PauseCause
-from batchcancel.observe.course import Moment
+from batchcancel.observe.tracker import Moment
 from batchcancel.observe.words import (
     amount_texts,
     duration_text,

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from batchcancel.model import Outcome, PauseCause, Vitals
-from batchcancel.observe.course import Moment
+from batchcancel.observe.tracker import Moment
 
 _HELD_BY: Final = {
     PauseCause.BY_HAND: "paused by you",

@@ -13,12 +13,12 @@ from batchcancel.errors import (
     RunStoppingError,
     TransportError,
 )
-from batchcancel.model import Event, PauseCause, Reply, RequestKind
+from batchcancel.model import Event, PauseCause, Reply, RequestKind, Subject
 from batchcancel.pace.gate import Gate
 from batchcancel.pace.health import STREAK_FAILURES, Health
 from batchcancel.pace.quota import Quota
 
-Transport = Callable[[RequestKind, str | None], Awaitable[Reply]]
+Transport = Callable[[RequestKind, Subject], Awaitable[Reply]]
 
 _KEY_READS_AFTER_S: Final = (0.0, 5.0, 10.0)
 """Waits before the signed reads: they go out at 0, 5 and 15 seconds."""
@@ -134,7 +134,7 @@ class Pace:
     async def send(
         self,
         kind: RequestKind,
-        invoice_id: str,
+        subject: Subject,
         *,
         on_departure: Callable[[], None] = lambda: None,
     ) -> Reply | TransportError:
@@ -142,7 +142,7 @@ class Pace:
 
         Args:
             kind: What to ask.
-            invoice_id: Whom it is about.
+            subject: What it is about.
             on_departure: Called just before the request leaves; not called if it never does.
 
         Returns:
@@ -157,7 +157,7 @@ class Pace:
         try:
             on_departure()
             sent_at = self._clock()
-            answer = await self._ask(kind, invoice_id)
+            answer = await self._ask(kind, subject)
         finally:
             self._slots.release()
         self._learn(answer, sent_at)
@@ -270,10 +270,10 @@ class Pace:
     def _is_suspicious(self) -> bool:
         return self._health.is_suspicious(self._clock(), unfinished=self.unfinished())
 
-    async def _ask(self, kind: RequestKind, invoice_id: str | None) -> Reply | TransportError:
+    async def _ask(self, kind: RequestKind, subject: Subject) -> Reply | TransportError:
         self.in_flight += 1
         try:
-            return await self._transport(kind, invoice_id)
+            return await self._transport(kind, subject)
         except TransportError as exc:
             return exc
         finally:

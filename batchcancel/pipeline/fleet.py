@@ -66,8 +66,8 @@ class Lane:
     @property
     def left_open(self) -> int:
         """Invoices that were to be asked about and have no row of this run."""
-        results = self.pipeline.tally(rows=self.pipeline.rows_read).results
-        return self.to_ask - sum(n for reason, n in results.items() if reason is not Reason.INVALID_ID)
+        tally = self.pipeline.tally(rows=self.pipeline.rows_read)
+        return self.to_ask - (tally.done - tally.results.get(Reason.INVALID_ID, 0))
 
 
 class Fleet:
@@ -104,6 +104,11 @@ class Fleet:
         """When ``pause`` was called, unless that is over."""
 
     @property
+    def merchant_count(self) -> int:
+        """How many merchants there are rows of."""
+        return len(self._merchants)
+
+    @property
     def is_at_limit(self) -> bool:
         """Whether invoices were left because the limit was reached."""
         return self._entrance.is_at_limit
@@ -130,6 +135,7 @@ class Fleet:
         return Tally(
             rows=rows,
             results=dict(results),
+            cancelable=sum(part.cancelable for part in parts),
             settled_earlier=sum(part.settled_earlier for part in parts),
             duplicates=sum(part.duplicates for part in parts),
             excluded=sum(part.excluded for part in parts),

@@ -18,6 +18,7 @@ from batchcancel.model import (
     ManifestRow,
     Reason,
     Result,
+    Sighting,
     Skip,
     SkipReason,
     Standing,
@@ -29,7 +30,7 @@ from batchcancel.pipeline.crew import Crew
 from batchcancel.pipeline.entrance import Entrance
 from batchcancel.pipeline.exposure import Exposure, Turnstile
 from batchcancel.pipeline.unasked import unasked
-from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Step, Waiting
+from batchcancel.retry import Case, LeftOpen, Retrier, Seen, Settled, Step, Waiting
 
 MAX_WAITING: Final = 10_000
 """Invoices that may wait for their next attempt; beyond that the reader waits."""
@@ -37,7 +38,7 @@ DRAIN_S: Final = 8.0
 """How long a stop lets requests in flight come back."""
 
 
-_Ending = Settled | Skip | LeftOpen
+_Ending = Settled | Seen | Skip | LeftOpen
 
 
 class Sink(Protocol):
@@ -48,10 +49,22 @@ class Sink(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Where sightings go, where nothing but looking is asked for."""
+
+    async def see(self, sighting: Sighting) -> None:
+        """Take what was seen of one invoice."""
+        ...
+
+
+class Onlooker(Sink, Witness, Protocol):
+    """Where everything goes, where nothing but looking is asked for."""
+
+
 class Pipeline:
     """One pass of a merchant's rows through the service into the ledger."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a part of its own)
         self,
         *,
         retrier: Retrier,
@@ -60,6 +73,7 @@ class Pipeline:
         workers: int,
         exposure: Exposure | Turnstile,
         entrance: Entrance,
+        witness: Witness | None = None,
         on_failure: Callable[[Exception], None] = lambda _failure: None,
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
@@ -72,6 +86,7 @@ class Pipeline:
             workers: Invoices that may be on their way at the same time, those that wait not counted.
             exposure: How many may be with the service; a turnstile where other pipelines share it.
             entrance: What has to hold while invoices are asked about; other pipelines may share it.
+            witness: Takes what is seen; needed where the retrier only looks.
             on_failure: Told of each failure at once, while what is in flight is still drained.
             on_event: Told of a stop; must not block.
         """
@@ -81,6 +96,7 @@ class Pipeline:
         self._workers = workers
         self._exposure = exposure
         self._entrance = entrance
+        self._witness = witness
         self._on_failure = on_failure
         self._on_event = on_event
         self._clock = asyncio.get_running_loop().time
@@ -96,6 +112,7 @@ class Pipeline:
         """Rows that were taken in hand, in whatever way they ended."""
         self._in_hand: dict[Case, _Ending | None] = {}
         self._results: Counter[Reason] = Counter()
+        self._cancelable = 0
         self._settled_earlier = 0
         self._skips: Counter[SkipReason] = Counter()
         self._left_open = 0
@@ -108,7 +125,7 @@ class Pipeline:
     @property
     def rows_written(self) -> int:
         """Results that the sink has taken."""
-        return self._results.total()
+        return self._results.total() + self._cancelable
 
     def tally(self, *, rows: int) -> Tally:
         """Count what became of the rows so far.
@@ -119,6 +136,7 @@ class Pipeline:
         return Tally(
             rows=rows,
             results=dict(self._results),
+            cancelable=self._cancelable,
             settled_earlier=self._settled_earlier,
             duplicates=self._skips[SkipReason.DUPLICATE],
             excluded=self._skips[SkipReason.EXCLUDED],
@@ -291,6 +309,10 @@ class Pipeline:
             case Settled(result):
                 await self._sink.append(result)
                 self._note(case, result)
+            case Seen(sighting):
+                assert self._witness is not None  # noqa: S101 - who looks only has one
+                await self._witness.see(sighting)
+                self._note_sighting(sighting)
             case Skip():
                 await self._sink.append(ending)
                 self._skips[ending.why] += 1
@@ -305,6 +327,12 @@ class Pipeline:
         failure = self._entrance.note(case, result)
         if failure is not None and not self._stop_requested.is_set():
             self.fail(failure)
+
+    def _note_sighting(self, sighting: Sighting) -> None:
+        if sighting.reason is None:
+            self._cancelable += 1
+        else:
+            self._results[sighting.reason] += 1
 
     async def _close_rest(self) -> None:
         """Give every invoice that a stop caught in hand the ending that is known of it."""

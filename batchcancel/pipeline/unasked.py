@@ -17,6 +17,8 @@ def unasked(row: ManifestRow) -> Settled | Skip | LeftOpen | None:
             return _skip(row, SkipReason.EXCLUDED)
         case Standing.HELD_BACK:
             return LeftOpen()
+        case _ if row.planned is not None:
+            return Settled(row.planned)
         case _:
             return None if row.valid else Settled(_invalid(row))
 

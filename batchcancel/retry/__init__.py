@@ -1,6 +1,6 @@
 """The owner of retries: drives one invoice from its first request to its row."""
 
-from batchcancel.retry.case import Case, LeftOpen, Settled, Step, Waiting
+from batchcancel.retry.case import Case, LeftOpen, Seen, Settled, Step, Waiting
 from batchcancel.retry.retrier import Retrier
 
-__all__ = ["Case", "LeftOpen", "Retrier", "Settled", "Step", "Waiting"]
+__all__ = ["Case", "LeftOpen", "Retrier", "Seen", "Settled", "Step", "Waiting"]

@@ -6,8 +6,27 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, Struct
 
-from batchcancel.model import ManifestRow, MatchField, Outcome, Reason, Reply, RequestKind, Result, utc_text
-from batchcancel.verdict import Answer, Send, Settle, SignAfresh, is_canceled, is_refusal, is_unanswered
+from batchcancel.model import (
+    ManifestRow,
+    MatchField,
+    Outcome,
+    Reason,
+    Reply,
+    RequestKind,
+    Result,
+    Sighting,
+    utc_text,
+)
+from batchcancel.verdict import (
+    Answer,
+    Cancelable,
+    Send,
+    Settle,
+    SignAfresh,
+    is_canceled,
+    is_refusal,
+    is_unanswered,
+)
 
 
 class Settled(Struct, frozen=True):
@@ -22,11 +41,17 @@ class Waiting(Struct, frozen=True):
     after_s: float | None
 
 
+class Seen(Struct, frozen=True):
+    """The invoice was looked at, and nothing more was asked for."""
+
+    sighting: Sighting
+
+
 class LeftOpen(Struct, frozen=True):
     """The run is stopping and nothing is known to have been done: no row, the next run asks."""
 
 
-Step = Settled | Waiting | LeftOpen
+Step = Settled | Seen | Waiting | LeftOpen
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,7 +125,9 @@ class Case:
         self.replied_to = RequestKind.CANCEL
         self.in_doubt = False
 
-    def follow(self, kind: RequestKind, decision: Settle | Send | SignAfresh, now: float) -> Settle | Send:
+    def follow(
+        self, kind: RequestKind, decision: Settle | Send | SignAfresh | Cancelable, now: float
+    ) -> Settle | Send | Cancelable:
         """Bring the case up to date with a decision; return what is left to do."""
         if isinstance(decision, Send) and decision.kind is RequestKind.CANCEL and kind is RequestKind.LOOK_UP:
             self.to_match = None  # the verdict lets a cancelation go out only for an invoice that matches
@@ -144,4 +171,30 @@ class Case:
             latency_ms=round(reply.latency_ms, 1) if reply else None,
             message=self.message if settle.reason.outcome is Outcome.ERROR else None,
             keep=self.row.keep or UNSET,
+        )
+
+    def sighting(self, found: Settle | Cancelable) -> Sighting:
+        """Write what a look-up found, where nothing but looking was asked for."""
+        reply = self.reply
+        invoice = reply.invoice if reply and reply.is_success else None
+        return Sighting(
+            row=self.row.row,
+            file=self.row.file or UNSET,
+            merchant_id=self.row.merchant_id or UNSET,
+            invoice_id=self.row.invoice_id,
+            reason=found.reason if isinstance(found, Settle) else None,
+            invoice_status=invoice.status if invoice else None,
+            http_status=reply.http_status if reply else None,
+            lookups=len(self.lookups),
+            amount=invoice.amount if invoice else None,
+            balance=invoice.balance if invoice else None,
+            currency=invoice.currency if invoice else None,
+            due_date=invoice.due_date if invoice else None,
+            correlation_id=reply.correlation_id if reply else None,
+            submitted_at=invoice.submitted_at if invoice else None,
+            at=utc_text(),
+            latency_ms=round(reply.latency_ms, 1) if reply else None,
+            message=self.message
+            if isinstance(found, Settle) and found.reason.outcome is Outcome.ERROR
+            else None,
         )

@@ -23,10 +23,11 @@ from batchcancel.model import (
     RequestKind,
     RetryScheduled,
 )
-from batchcancel.retry.case import Case, LeftOpen, Settled, Step, Waiting
+from batchcancel.retry.case import Case, LeftOpen, Seen, Settled, Step, Waiting
 from batchcancel.verdict import (
     Answer,
     AskKey,
+    Cancelable,
     Decision,
     Facts,
     Send,
@@ -103,6 +104,7 @@ class Retrier:
         *,
         max_attempts: int,
         ledger_began_at: Callable[[], float] | None,
+        looks_only: bool = False,
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         """Prepare. Needs a running event loop.
@@ -113,11 +115,13 @@ class Retrier:
             ledger_began_at: Tells when the ledger's first run began, Unix seconds on the service's clock,
                 which is read during the run; tells our cancelations from earlier ones. None if it is not
                 known.
+            looks_only: Whether invoices are looked up and nothing is canceled.
             on_event: Told of retries; must not block.
         """
         self._lane = lane
         self._max_attempts = max_attempts
         self._ledger_began_at = ledger_began_at
+        self._looks_only = looks_only
         self._on_event = on_event
         self._clock = asyncio.get_running_loop().time
 
@@ -130,7 +134,8 @@ class Retrier:
             is_in_doubt: Whether an earlier run may have canceled it without an answer; a look-up comes
                 first then too.
         """
-        first = RequestKind.LOOK_UP if is_in_doubt or row.match else RequestKind.CANCEL
+        looks_first = is_in_doubt or row.match or self._looks_only
+        first = RequestKind.LOOK_UP if looks_first else RequestKind.CANCEL
         return Case(row=row, next=first, doubted_earlier=is_in_doubt, to_match=row.match)
 
     async def advance(self, case: Case, *, on_departure: Callable[[Case], None] = lambda _case: None) -> Step:
@@ -150,15 +155,15 @@ class Retrier:
                 decision = await self._ask(case, on_departure)
             except RunStoppingError:
                 return self.abandon(case)
-            if isinstance(decision, Settle):
-                return Settled(case.result(decision))
+            if isinstance(decision, Settle | Cancelable):
+                return self._ending(case, decision)
             case.next = decision.kind
             if decision.after_s != 0 or not self._lane.is_open:
                 return self.abandon(case) if self._lane.is_stopping else Waiting(decision.after_s)
 
     async def persist(
         self, case: Case, waiting: Waiting, *, ask: Callable[[Case], Awaitable[Step]] | None = None
-    ) -> Settled | LeftOpen:
+    ) -> Settled | Seen | LeftOpen:
         """Wait and ask again until an invoice is settled, or the run stops.
 
         The waits are tenacity's; they end early when the run stops, and then at most a look-up is
@@ -202,9 +207,14 @@ class Retrier:
             return Settled(case.result(Settle(Reason.UNKNOWN)))
         return LeftOpen()
 
+    def _ending(self, case: Case, decision: Settle | Cancelable) -> Settled | Seen:
+        if isinstance(decision, Settle) and not self._looks_only:
+            return Settled(case.result(decision))
+        return Seen(case.sighting(decision))
+
     # --- one request --------------------------------------------------------------------------
 
-    async def _ask(self, case: Case, on_departure: Callable[[Case], None]) -> Settle | Send:
+    async def _ask(self, case: Case, on_departure: Callable[[Case], None]) -> Settle | Send | Cancelable:
         """Send the next request and decide on what comes back."""
         kind = case.next
 
@@ -260,6 +270,7 @@ class Retrier:
             is_canary=case.is_canary,
             unconfirmed=case.unconfirmed,
             to_match=case.to_match,
+            looks_only=self._looks_only,
         )
 
     def _left(self, sent: list[float]) -> int:

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.conditions import read_count, read_matches
+from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
     Encryption,
@@ -90,6 +90,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """By field of the invoice (``total``, ``currency``, ``dueDate``) the column that it has to equal."""
     credentials: Credentials | None
     """None for the simulator in this process, which has made-up ones."""
+    plan_max_age_s: float = 86_400.0
+    """How old a plan may be that answers are taken from."""
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -119,6 +121,7 @@ def load_settings(
     manifests: Sequence[str | os.PathLike[str]],
     *,
     environ: Mapping[str, str] | None = None,
+    for_run: bool = True,
     **flags: Any,  # noqa: ANN401 - converted and checked against Options
 ) -> Settings:
     """Gather the options from flags, environment and configuration file, and check them all.
@@ -126,6 +129,8 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
+        for_run: Whether rows are to be written, so that there has to be a ledger; otherwise it is the null
+            device where none follows from the rest.
         **flags: Options of ``Options`` by name; None counts as not given.
 
     Raises:
@@ -133,28 +138,32 @@ def load_settings(
     """
     paths = tuple(os.fspath(path) for path in manifests)
     try:
-        return _load(paths, os.environ if environ is None else environ, flags)
+        return _load(paths, os.environ if environ is None else environ, flags, for_run=for_run)
     except SettingsError as exc:
         # Some tools print the variables of a traceback's frames, and down there these are secret.
         raise exc.with_traceback(None) from None
 
 
-def _load(manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+def _load(
+    manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any], *, for_run: bool
+) -> Settings:
     gathering = Gathering()
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
-    return _check(manifests, gathering, environ)
+    return _check(manifests, gathering, environ, for_run=for_run)
 
 
-def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str]) -> Settings:
+def _check(
+    manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str], *, for_run: bool
+) -> Settings:
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
     _check_merchants(options, gathering)
     credentials = None if base_url is None else _credentials(options, gathering)
     if options.ca_file and not is_file(Path(options.ca_file)):
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
-    ledger = _ledger(manifests, options, environment)
+    ledger = _ledger(manifests, options, environment, for_run=for_run)
     others = (getattr(options, name) for name in sorted(FILES))
     _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
     return Settings(
@@ -167,6 +176,7 @@ def _check(manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[st
         rate=_rate(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
         expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
+        plan_max_age_s=read_age(options.plan_max_age, source=gathering.sources.get("plan_max_age", "")),
         match=read_matches(options.match, source=gathering.sources.get("match", "")),
         credentials=credentials,
         warnings=tuple(gathering.warnings),
@@ -199,10 +209,12 @@ def _credentials(options: Options, gathering: Gathering) -> Credentials:
     return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
 
 
-def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment) -> Path:
+def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment, *, for_run: bool) -> Path:
     if options.ledger is not None:
         return Path(options.ledger)
     if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
+        if not for_run:
+            return Path(os.devnull)
         raise SettingsError(
             "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
             "several manifests."

@@ -9,6 +9,8 @@ from typing import Final
 from batchcancel.errors import SettingsError
 
 _COUNT: Final = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
+_AGE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([smhd]?)")
+_UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FIELDS: Final = {"total": "total", "currency": "currency", "duedate": "dueDate"}
 
 
@@ -28,6 +30,21 @@ def read_count(text: str | None, *, source: str) -> tuple[int, int] | None:
     if low > high:
         raise SettingsError(f"{source} takes a number, or the least and the most as 90-110; not {text!r}.")
     return low, high
+
+
+def read_age(text: str, *, source: str) -> float:
+    """Read ``--plan-max-age``: seconds, or a number with ``s``, ``m``, ``h`` or ``d``.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    match = _AGE.fullmatch(text.strip().lower())
+    if match is None:
+        raise SettingsError(f"{source} takes seconds, or a number with m, h or d as in 24h; not {text!r}.")
+    return float(match[1]) * _UNIT_S[match[2]]
 
 
 def read_matches(texts: Sequence[str], *, source: str) -> dict[str, str]:

@@ -172,6 +172,15 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry_errors: Annotated[RetryErrors, _flag("which errors of earlier runs are asked about again")] = (
         RetryErrors.OPEN
     )
+    dry_run: Annotated[bool, _flag("look only, as plan does: nothing is canceled, no ledger is touched")] = (
+        False
+    )
+    plan: Annotated[
+        str | None, _flag("take paid and canceled invoices from this plan, and ask about all others", "FILE")
+    ] = None
+    plan_max_age: Annotated[str, _flag("how old a plan may be; in seconds, or as 90m, 24h or 7d", "AGE")] = (
+        "24h"
+    )
     yes: Annotated[bool, _flag("cancel in production without asking; needed where there is no terminal")] = (
         False
     )
@@ -234,7 +243,7 @@ PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
 SECRETS: Final = frozenset({"shared_secret", "p12_password", "mle_response_key_password"})
 """Options that are secret; each has a twin ``_file`` that names a file with the secret."""
 FILES: Final = frozenset(
-    {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude"}
+    {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude", "plan"}
     | {f"{name}_file" for name in SECRETS}
 )
 """Options that name a file to read; in the configuration file, relative to it."""

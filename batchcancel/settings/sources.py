@@ -32,7 +32,7 @@ class Gathering:
         Raises:
             SettingsError: It is not what the option takes. The value is not shown: it may be secret.
         """
-        if name == "expect_count" and isinstance(value, int):
+        if name in {"expect_count", "plan_max_age"} and isinstance(value, int) and value is not True:
             value = str(value)  # a file may well write the number without quotes
         if isinstance(value, str) and name in PERCENTAGES:
             value = value.strip().removesuffix("%").strip()

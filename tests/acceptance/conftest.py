@@ -108,6 +108,7 @@ class StartRun(Protocol):
         self,
         simulator: Simulator,
         *arguments: str | Path,
+        command: str = "run",
         base_url: str | None = None,
         env: Mapping[str, str] | None = None,
         file_size_bytes: int | None = None,
@@ -117,6 +118,7 @@ class StartRun(Protocol):
         Args:
             simulator: What it calls, and whose credentials it has.
             arguments: Manifests and flags.
+            command: Another one that takes the flags of a run.
             base_url: Where it calls instead; None: the simulator itself.
             env: Other credentials, over the clean environment; None: those of the simulator.
             file_size_bytes: How long its files may become, by the system's limit; None: as long as
@@ -254,6 +256,7 @@ def start_run(command_path: Path, clean_environment: dict[str, str], tmp_path: P
     def start(
         simulator: Simulator,
         *arguments: str | Path,
+        command: str = "run",
         base_url: str | None = None,
         env: Mapping[str, str] | None = None,
         file_size_bytes: int | None = None,
@@ -267,7 +270,7 @@ def start_run(command_path: Path, clean_environment: dict[str, str], tmp_path: P
             }
         target = ["--env", "sandbox", "--base-url", base_url or simulator.base_url]
         with subprocess.Popen(
-            [*limit, command_path, "run", *arguments, *target],
+            [*limit, command_path, command, *arguments, *target],
             env=environment,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,

@@ -15,11 +15,29 @@ from aioresponses import aioresponses
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
-from batchcancel.errors import NotSentError, ReplyLostError, SettingsError
-from batchcancel.model import ClockSet, Event, Invoice, RequestFinished, RequestKind
+from batchcancel.errors import NotSentError, ReadOnlyError, ReplyLostError, SettingsError
+from batchcancel.model import (
+    ClockSet,
+    Event,
+    Invoice,
+    Listing,
+    NewInvoice,
+    Page,
+    RequestFinished,
+    RequestKind,
+    Subject,
+)
 
 _MACHINE_NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 _DATE = "Sun, 06 Nov 1994 08:59:37 GMT"  # ten minutes later
+_DRAFT = NewInvoice(number="A1", amount="1.00", currency="USD", due_date="2030-01-31", description="A check")
+_SUBJECTS: dict[RequestKind, Subject] = {
+    RequestKind.CANCEL: "2675",
+    RequestKind.LOOK_UP: "2675",
+    RequestKind.PROBE: None,
+    RequestKind.LIST: Page(offset=2000, limit=1000, status="SENT"),
+    RequestKind.CREATE: _DRAFT,
+}
 _HOST = "https://apitest.visaacceptance.com"
 
 
@@ -80,17 +98,19 @@ async def _answer(_: web.Request) -> web.Response:
 
 
 @pytest.mark.parametrize(
-    ("kind", "invoice_id", "method", "target"),
+    ("kind", "method", "target"),
     [
-        (RequestKind.CANCEL, "2675", "POST", "/invoicing/v2/invoices/2675/cancelation"),
-        (RequestKind.LOOK_UP, "2675", "GET", "/invoicing/v2/invoices/2675"),
-        (RequestKind.PROBE, None, "GET", "/invoicing/v2/invoices?offset=0&limit=1"),
+        (RequestKind.CANCEL, "POST", "/invoicing/v2/invoices/2675/cancelation"),
+        (RequestKind.LOOK_UP, "GET", "/invoicing/v2/invoices/2675"),
+        (RequestKind.PROBE, "GET", "/invoicing/v2/invoices?offset=0&limit=1"),
+        (RequestKind.LIST, "GET", "/invoicing/v2/invoices?offset=2000&limit=1000&status=SENT"),
+        (RequestKind.CREATE, "POST", "/invoicing/v2/invoices"),
     ],
-    ids=["cancel", "look-up", "probe"],
+    ids=["cancel", "look-up", "probe", "list", "create"],
 )
 @pytest.mark.parametrize("http_status", [200, 302, 400, 404, 429, 500, 502])
 async def test_reply_of_any_status_comes_back(
-    *, run: _Run, kind: RequestKind, invoice_id: str | None, method: str, target: str, http_status: int
+    *, run: _Run, kind: RequestKind, method: str, target: str, http_status: int
 ) -> None:
     """No status is an exception; the verdict decides."""
     asked = []
@@ -100,7 +120,7 @@ async def test_reply_of_any_status_comes_back(
         return web.json_response({"status": "X"}, status=http_status)
 
     async with _serve(handler) as base_url, run.client(base_url) as client:
-        reply = await client.send(kind, invoice_id)
+        reply = await client.send(kind, _SUBJECTS[kind])
     assert reply.http_status == http_status
     assert reply.is_object
     assert reply.invoice == Invoice(status="X")
@@ -111,8 +131,85 @@ async def test_reply_of_any_status_comes_back(
 async def test_no_session_has_a_say(run: _Run, mocked_http: aioresponses, kind: RequestKind) -> None:
     """Where every session of aiohttp refuses to send, requests leave: no cookies, redirects or repeats."""
     async with _serve(_answer) as base_url, run.client(base_url) as client:
-        assert (await client.send(kind, "1")).is_object
+        assert (await client.send(kind, _SUBJECTS[kind])).is_object
     assert not mocked_http.requests
+
+
+@pytest.mark.parametrize("kind", RequestKind)
+async def test_client_that_only_reads_sends_nothing_else(run: _Run, kind: RequestKind) -> None:
+    """Whoever asks it to cancel or to create meets an error, and not one byte has left."""
+    asked = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        return web.json_response({})
+
+    async with _serve(handler) as base_url, run.client(base_url, is_read_only=True) as client:
+        if kind in {RequestKind.CANCEL, RequestKind.CREATE}:
+            with pytest.raises(ReadOnlyError):
+                await client.send(kind, _SUBJECTS[kind])
+        else:
+            await client.send(kind, _SUBJECTS[kind])
+    assert asked == (["GET"] if kind.is_read else [])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RequestKind if kind is not RequestKind.PROBE])
+async def test_request_about_nothing_is_a_defect(run: _Run, kind: RequestKind) -> None:
+    """A request without its subject never leaves."""
+    async with run.client("http://127.0.0.1:9") as client:
+        with pytest.raises(ValueError, match=kind):
+            await client.send(kind, None)
+
+
+async def test_page_of_the_list_is_read(run: _Run) -> None:
+    """Ids, states, amounts and dates; an item that is none of an invoice spoils no other."""
+    item = {
+        "id": "98772",
+        "status": "DRAFT",
+        "createdDate": "2019-07-03T19:22:26Z",
+        "customerInformation": {"name": "Tanya Lee"},
+        "invoiceInformation": {"dueDate": "2019-07-11"},
+        "orderInformation": {"amountDetails": {"totalAmount": "14249.50", "currency": "USD"}},
+    }
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"totalInvoices": 123, "invoices": [item, 7, {"id": [1]}]})
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
+        reply = await client.send(RequestKind.LIST, Page(offset=0, limit=3))
+    draft = Invoice(
+        id="98772",
+        status="DRAFT",
+        amount="14249.50",
+        currency="USD",
+        due_date="2019-07-11",
+        created_at=1562181746.0,
+    )
+    assert reply.listing == Listing(total=123, invoices=(draft, Invoice(), Invoice()))
+
+
+async def test_draft_is_created_for_nobody(run: _Run) -> None:
+    """The live check's invoice names no customer and is sent to no one."""
+    bodies = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response({}, status=201)
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
+        await client.send(RequestKind.CREATE, _DRAFT)
+    assert bodies == [
+        {
+            "invoiceInformation": {
+                "invoiceNumber": "A1",
+                "description": "A check",
+                "dueDate": "2030-01-31",
+                "sendImmediately": False,
+                "deliveryMode": "none",
+            },
+            "orderInformation": {"amountDetails": {"totalAmount": "1.00", "currency": "USD"}},
+        }
+    ]
 
 
 async def test_request_is_sent_as_it_is_signed(run: _Run) -> None:

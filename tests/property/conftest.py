@@ -34,7 +34,7 @@ from batchcancel.errors import (
     SafetyStopError,
 )
 from batchcancel.job.keys import Keys
-from batchcancel.job.lanes import build_fleet
+from batchcancel.job.lanes import build_fleet, to_cancel
 from batchcancel.job.opening import Opened
 from batchcancel.job.selection import standing_of
 from batchcancel.ledger import Ledger, RunRecord
@@ -392,14 +392,16 @@ class Computer:
         self, rows: Sequence[ManifestRow], ledger: Ledger, record: RunRecord
     ) -> tuple[RunState, str | None]:
         rows = self._placed(rows, ledger)
-        self._fleet = fleet = build_fleet(
-            self._settings(),
+        settings = self._settings()
+        purpose = to_cancel(
             self._opened(rows, ledger),
-            cast("Client", self),
-            Keys(identity=Identity(merchant_id=OWN_MERCHANT), sign_as=_Signer, files=KeyFiles()),
+            settings.options,
             ServiceClock(lambda: self.now),
             ledger_began_at=ledger.history.first_started_at or record.started_at,
-            on_event=lambda _event: None,
+        )
+        keys = Keys(identity=Identity(merchant_id=OWN_MERCHANT), sign_as=_Signer, files=KeyFiles())
+        self._fleet = fleet = build_fleet(
+            settings, purpose, cast("Client", self), keys, on_event=lambda _event: None
         )
         if self.is_stopping:
             fleet.stop("SIGTERM")
@@ -463,6 +465,7 @@ class Computer:
                 open_of=dict(open_of),
                 merchants=frozenset(row.merchant_id for row in rows),
             ),
+            plan=None,
             max_in_doubt=self.max_in_doubt,
         )
 

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from batchcancel.api.reply import _USUAL_RFC3339_UTC, _utc_s, parse_reply
+from batchcancel.api.dates import _USUAL_RFC3339_UTC, utc_s
+from batchcancel.api.reply import parse_reply
 from batchcancel.model import Reply
 
 _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -136,7 +137,7 @@ def test_decimal_literal_keeps_its_digits(literal: str) -> None:
 @given(st.from_regex(_USUAL_RFC3339_UTC, fullmatch=True))
 def test_time_of_the_usual_form_exists(text: str) -> None:
     """The quick look lets nothing pass that the calendar does not have."""
-    assert _utc_s(text) is not None
+    assert utc_s(text) is not None
 
 
 @example("2023-02-29T00:00:00Z")
@@ -160,7 +161,7 @@ def test_time_is_kept_if_it_exists(text: str) -> None:
     """Whichever way it was looked at: month ends, leap years and hours are the calendar's."""
     body = json.dumps({"submitTimeUtc": text}).encode()
     kept = parse_reply(200, CIMultiDict(), body, now=0.0).invoice.submitted_at
-    assert kept == (text if _utc_s(text) is not None else None)
+    assert kept == (text if utc_s(text) is not None else None)
 
 
 @given(st.emails(), st.text(), st.text())

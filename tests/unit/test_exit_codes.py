@@ -23,6 +23,7 @@ from batchcancel.errors import (
     ManifestError,
     NotSentError,
     OutageTooLongError,
+    ReadOnlyError,
     ReplyLostError,
     ReportError,
     RunStoppingError,
@@ -37,6 +38,7 @@ from batchcancel.model import Reason, RunState, RunSummary, Tally
 CODES: dict[type[BatchCancelError], int] = {
     BatchCancelError: 1,
     ConservationError: 1,
+    ReadOnlyError: 1,
     TransportError: 1,
     NotSentError: 1,
     ReplyLostError: 1,

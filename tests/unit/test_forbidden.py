@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchcancel.model import Event, Invoice, ManifestRow, PauseStarted, Reason, Reply, RequestKind
+from batchcancel.model import Event, Invoice, ManifestRow, PauseStarted, Reason, Reply, RequestKind, Subject
 from batchcancel.pace import Pace, Quota
 from batchcancel.retry import Case, Retrier, Settled, Waiting
 
@@ -26,10 +26,10 @@ class Service:
         self.sent: Counter[RequestKind] = Counter()
         self._is_forbidden = is_forbidden
 
-    async def __call__(self, kind: RequestKind, invoice_id: str | None) -> Reply:
+    async def __call__(self, kind: RequestKind, invoice_id: Subject) -> Reply:
         self.sent[kind] += 1
         await asyncio.sleep(LATENCY_S)
-        if invoice_id is None:
+        if not isinstance(invoice_id, str):
             return Reply(http_status=404, is_object=True)
         if self._is_forbidden(int(invoice_id)):
             return Reply(http_status=403, is_object=True)

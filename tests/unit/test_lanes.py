@@ -14,7 +14,7 @@ import pytest
 from batchcancel.api import Client, Identity, KeyFiles, ServiceClock
 from batchcancel.errors import NotSentError
 from batchcancel.job.keys import Keys
-from batchcancel.job.lanes import build_fleet
+from batchcancel.job.lanes import build_fleet, to_cancel
 from batchcancel.job.opening import Opened
 from batchcancel.ledger import Ledger
 from batchcancel.manifest import Check, Manifest
@@ -90,44 +90,43 @@ class Service:
         """Put a run over some rows together."""
         open_of = Counter(row.merchant_id for row in rows)
         identity = Identity(merchant_id="own", portfolio_id="portfolio")
-        return build_fleet(
-            Settings(
-                manifests=(),
-                options=options,
-                sources={},
-                environment=Environment.TEST,
-                base_url=None,
-                ledger=Path("ledger"),
-                rate=rate,
-                proxy=None,
-                expect_count=None,
-                match={},
-                credentials=None,
-            ),
-            Opened(
-                ledger=cast("Ledger", self),
-                manifest=cast("Manifest", None),
-                check=Check(
-                    files=(),
-                    rows=len(rows),
-                    distinct=len(rows),
-                    invalid=0,
-                    duplicates=0,
-                    settled=0,
-                    excluded=0,
-                    held_back=0,
-                    open=len(rows),
-                    open_of=dict(open_of),
-                    merchants=frozenset(open_of),
-                ),
-                max_in_doubt=100,
-            ),
-            cast("Client", self),
-            Keys(identity=identity, sign_as=Signature, files=KeyFiles()),
-            ServiceClock(lambda: 0.0),
-            ledger_began_at="2026-01-01T00:00:00.000Z",
-            on_event=lambda _event: None,
+        settings = Settings(
+            manifests=(),
+            options=options,
+            sources={},
+            environment=Environment.TEST,
+            base_url=None,
+            ledger=Path("ledger"),
+            rate=rate,
+            proxy=None,
+            expect_count=None,
+            match={},
+            credentials=None,
         )
+        opened = Opened(
+            ledger=cast("Ledger", self),
+            manifest=cast("Manifest", None),
+            check=Check(
+                files=(),
+                rows=len(rows),
+                distinct=len(rows),
+                invalid=0,
+                duplicates=0,
+                settled=0,
+                excluded=0,
+                held_back=0,
+                open=len(rows),
+                open_of=dict(open_of),
+                merchants=frozenset(open_of),
+            ),
+            plan=None,
+            max_in_doubt=100,
+        )
+        purpose = to_cancel(
+            opened, options, ServiceClock(lambda: 0.0), ledger_began_at="2026-01-01T00:00:00.000Z"
+        )
+        keys = Keys(identity=identity, sign_as=Signature, files=KeyFiles())
+        return build_fleet(settings, purpose, cast("Client", self), keys, on_event=lambda _event: None)
 
     async def run(self, rows: list[ManifestRow], options: Options, *, rate: float | None = None) -> None:
         """Run over some rows to the end."""

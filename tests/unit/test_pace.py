@@ -17,7 +17,7 @@ from batchcancel.errors import (
     RunStoppingError,
     TransportError,
 )
-from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted, Reply, RequestKind
+from batchcancel.model import Event, PauseCause, PauseEnded, PauseStarted, Reply, RequestKind, Subject
 from batchcancel.pace import Pace, Quota, RateLimiter
 from batchcancel.pace.health import Health
 
@@ -36,7 +36,7 @@ class Wire:
         self.in_flight = self.most_in_flight = 0
         self.events: list[Event] = []
 
-    async def __call__(self, kind: RequestKind, _invoice_id: str | None) -> Reply:
+    async def __call__(self, kind: RequestKind, _subject: Subject) -> Reply:
         now = asyncio.get_running_loop().time()
         self.sent.append((kind, now))
         self.in_flight += 1

@@ -32,6 +32,7 @@ from batchcancel.model import (
     SkipReason,
     Standing,
     StopRequested,
+    Subject,
     Tally,
     invoice_key,
 )
@@ -69,8 +70,8 @@ class House:
         self.pace: Pace
         self.pipeline: Pipeline
 
-    async def serve(self, kind: RequestKind, invoice_id: str | None) -> Reply:
-        if invoice_id is None:
+    async def serve(self, kind: RequestKind, invoice_id: Subject) -> Reply:
+        if not isinstance(invoice_id, str):
             self.probes += 1
             return Reply(http_status=200, is_object=True)
         self.sent.append((kind, invoice_id))
@@ -294,7 +295,7 @@ def test_a_safety_stop_is_raised_after_the_drain(in_virtual_time: InVirtualTime)
     refused = Reply(http_status=401)
     house.answers = {"1": lambda _kind: refused}
 
-    async def serve(kind: RequestKind, invoice_id: str | None) -> Reply:
+    async def serve(kind: RequestKind, invoice_id: Subject) -> Reply:
         return refused if kind is RequestKind.PROBE else await House.serve(house, kind, invoice_id)
 
     house.serve = serve  # type: ignore[method-assign]

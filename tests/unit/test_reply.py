@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from batchcancel.api.reply import parse_http_date, parse_reply
+from batchcancel.api.dates import parse_http_date
+from batchcancel.api.reply import parse_reply
 from batchcancel.model import Invoice, Reply
 
 _EXAMPLES = json.loads((Path(__file__).parent.parent / "vectors" / "responses.json").read_bytes())[

@@ -27,6 +27,7 @@ from batchcancel.model import (
     ResolvedBy,
     Result,
     RetryScheduled,
+    Subject,
 )
 from batchcancel.pace import Pace, Quota
 from batchcancel.retry import Case, LeftOpen, Retrier, Settled, Waiting
@@ -57,7 +58,7 @@ class Script:
         self.times: list[float] = []
         self.events: list[Event] = []
 
-    async def __call__(self, kind: RequestKind, _invoice_id: str | None) -> Reply:
+    async def __call__(self, kind: RequestKind, _subject: Subject) -> Reply:
         self.sent.append(kind.value)
         self.times.append(asyncio.get_running_loop().time())
         answers = self.answers[kind]
@@ -326,7 +327,7 @@ def test_another_invoices_fields_never_stand_in_a_row(in_virtual_time: InVirtual
 def test_an_untrusted_host_leaves_the_invoice_open(in_virtual_time: InVirtualTime) -> None:
     """The handshake failed, so nothing of this request left."""
 
-    async def refuse(_kind: RequestKind, _invoice_id: str | None) -> Reply:
+    async def refuse(_kind: RequestKind, _subject: Subject) -> Reply:
         raise HostUntrustedError("untrusted")
 
     async def scenario() -> object:
@@ -443,7 +444,7 @@ def test_a_stop_while_waiting_to_post_after_a_refusal_leaves_it_open(in_virtual_
 def test_a_post_that_is_cancelled_in_flight_is_unknown(in_virtual_time: InVirtualTime) -> None:
     """What has left and is not waited for may have acted; what had not left can't have."""
 
-    async def hang(_kind: RequestKind, _invoice_id: str | None) -> Reply:
+    async def hang(_kind: RequestKind, _subject: Subject) -> Reply:
         await asyncio.sleep(3600)
         return DONE
 

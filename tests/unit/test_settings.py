@@ -238,8 +238,9 @@ def test_a_caller_in_python_is_told_too(flags: dict[str, Any], sentence: str) ->
 def test_every_option_is_converted_or_refused_in_a_sentence() -> None:
     """A value that no option takes is refused for each of them: none is left out of the checks."""
     for name in HINTS:
+        flags: dict[str, Any] = {"env": "sandbox", name: {"an": "object"}}
         with pytest.raises(SettingsError, match=" takes "):
-            load_settings(["invoices.csv"], environ={}, **{"env": "sandbox", name: {"an": "object"}})
+            load_settings(["invoices.csv"], environ={}, **flags)
 
 
 def test_kept_columns_are_split_at_commas_in_the_environment() -> None:
@@ -559,8 +560,9 @@ def test_a_log_that_would_go_into_the_manifest_or_the_ledger_is_refused(
 def test_a_log_that_would_go_into_a_file_that_is_read_is_refused(name: str, elsewhere: Path) -> None:
     """A key with log lines at its end opens nothing any more."""
     (elsewhere / "key").touch()
+    flags: dict[str, Any] = {name: "key"}
     with pytest.raises(SettingsError, match=r"^The log can't go to \./key: that is the ledger or a file"):
-        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **{name: "key"})
+        load_settings(["invoices.csv"], environ={}, env="sandbox", log_file="./key", **flags)
 
 
 @pytest.mark.parametrize(
@@ -622,6 +624,8 @@ def test_every_default_is_the_documented_one() -> None:
         "canary": 0,
         "match": (),
         "retry_errors": "open",
+        "dry_run": False,
+        "plan_max_age": "24h",
         "yes": False,
         "json": False,
         "progress": "auto",
@@ -662,3 +666,25 @@ def test_a_path_that_no_system_takes_is_a_mistake_of_the_user() -> None:
     """A NUL can only come from a file or a caller in Python; it is no defect."""
     with pytest.raises(SettingsError, match="NUL"):
         load(env="sandbox", log_file="run\0.log")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("24h", 86_400), ("90m", 5400), ("7d", 604_800), ("30", 30), ("30s", 30), ("0", 0), (" 1.5 H ", 5400)],
+)
+def test_ages_are_read_in_seconds_and_in_larger_units(text: str, seconds: float) -> None:
+    """As people write them."""
+    assert load(plan_max_age=text).plan_max_age_s == seconds
+
+
+def test_an_age_may_be_a_number_in_a_file() -> None:
+    """Of seconds, without quotes."""
+    write_config("plan_max_age = 60", "conf/b.toml")
+    assert load({"BATCHCANCEL_CONFIG": "conf/b.toml"}).plan_max_age_s == 60
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "1w", "1h30m", "soon", "1e3"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    """In a sentence."""
+    with pytest.raises(SettingsError, match="plan-max-age takes"):
+        load(plan_max_age=text)

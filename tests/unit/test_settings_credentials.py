@@ -7,6 +7,7 @@ import os
 import traceback
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -100,7 +101,7 @@ def test_the_ids_are_taken_over() -> None:
 )
 @pytest.mark.parametrize("target", [{"env": "test"}, {"env": "sandbox", "base_url": "http://127.0.0.1:1"}])
 def test_each_missing_credential_is_named(
-    environ: dict[str, str], named: str, target: dict[str, str]
+    environ: dict[str, str], named: str, target: dict[str, Any]
 ) -> None:
     """Wherever a host is called, loopback included, credentials are needed."""
     with pytest.raises(SettingsError) as caught:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from batchcancel.job.account import COMPLETE, Account
+from batchcancel.job.account import Account
+from batchcancel.job.course import COMPLETE
 from batchcancel.model import (
     Reason,
     ResolvedBy,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchcancel.model import Event, RateChanged, Reply, RequestKind
+from batchcancel.model import Event, RateChanged, Reply, RequestKind, Subject
 from batchcancel.pace import Pace, Quota
 from batchcancel.pace.tempo import Tempo
 from batchcancel.sandbox.limits import RateLimit, rate_limit
@@ -35,11 +35,11 @@ class Service:
     events: list[Event] = field(default_factory=list)
     chance: random.Random = field(default_factory=lambda: random.Random(7))  # noqa: S311 - repeatable
 
-    async def __call__(self, _kind: RequestKind, invoice_id: str | None) -> Reply:
+    async def __call__(self, _kind: RequestKind, invoice_id: Subject) -> Reply:
         # On the way there a request is late by a few milliseconds, so that departures come unevenly.
         await asyncio.sleep(0.01 + self.chance.expovariate(1 / 0.002))
         now = asyncio.get_running_loop().time() - 1000
-        status = self.status(now, invoice_id or "")
+        status = self.status(now, str(invoice_id or ""))
         self.replies.append((now, status))
         await asyncio.sleep(0.01)
         return Reply(http_status=status, is_object=True, retry_after_s=self.retry_after_s)

@@ -11,6 +11,7 @@ from batchcancel.model import Invoice, MatchField, Reason, Reply, RequestKind, R
 from batchcancel.verdict import (
     Answer,
     AskKey,
+    Cancelable,
     Decision,
     Facts,
     Send,
@@ -392,4 +393,34 @@ def test_a_canary_is_never_posted_again() -> None:
         if isinstance(then, Settle):
             assert then.reason in {Reason.CANCELED, Reason.UNKNOWN}
         else:
+            assert isinstance(then, Send | SignAfresh)
+            assert then.kind is GET
+
+
+@pytest.mark.parametrize(
+    ("status", "decision"),
+    [
+        ("DRAFT", Cancelable()),
+        ("CREATED", Cancelable()),
+        ("SENT", Cancelable()),
+        ("PAID", Settle(Reason.PAID, ResolvedBy.LOOKUP)),
+        ("PARTIAL", Settle(Reason.PARTIAL, ResolvedBy.LOOKUP)),
+        ("CANCELED", Settle(Reason.ALREADY_CANCELED, ResolvedBy.LOOKUP)),
+        ("PENDING", Settle(Reason.PENDING, ResolvedBy.LOOKUP)),
+        ("ARCHIVED", Settle(Reason.UNKNOWN_STATUS, ResolvedBy.LOOKUP)),
+    ],
+)
+def test_who_only_looks_takes_the_status_as_it_is(status: str, decision: Decision) -> None:
+    """An open invoice would be canceled; a payment under way is not waited for."""
+    assert judge_lookup(reply(200, status), facts(looks_only=True, posted=False)) == decision
+
+
+def test_who_only_looks_is_never_told_to_post() -> None:
+    """Whatever comes back, nothing follows but another look-up."""
+    looking = [facts(looks_only=True, posted=False, lookups_left=left, to_match=wanted) for left in (0, 1, 5)
+               for wanted in (None, {MatchField.CURRENCY: "USD"})]  # fmt: skip
+    for answer, known in itertools.product(_everything(), looking):
+        decision = judge_lookup(answer, known)
+        then = decision.then if isinstance(decision, AskKey) else decision
+        if isinstance(then, Send | SignAfresh):
             assert then.kind is GET

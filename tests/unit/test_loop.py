@@ -1,4 +1,4 @@
-"""What a run on the command line is run by."""
+"""What a command is run by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from batchcancel.cli.session import _loop_factory
+from batchcancel.cli.loop import _loop_factory
 
 
 async def _library_of_loop() -> str:

@@ -41,7 +41,7 @@ class Moment:
         return min(1.0, self.done / self.total) if self.total else 1.0
 
 
-class Course:
+class Tracker:
     """Count what events tell; ask for the rest when somebody looks."""
 
     def __init__(self, *, total: int, vitals: Callable[[], Vitals], clock: Callable[[], float]) -> None:

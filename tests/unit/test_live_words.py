@@ -20,7 +20,7 @@ from batchcancel.model import (
     Result,
     Vitals,
 )
-from batchcancel.observe.course import Course, Moment
+from batchcancel.observe.tracker import Moment, Tracker
 from batchcancel.observe.view import Line, view
 from batchcancel.observe.words import duration_text, limit_texts, sentence
 
@@ -48,9 +48,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def course(clock: Clock) -> Course:
+def tracker(clock: Clock) -> Tracker:
     """Begin a run of a thousand invoices."""
-    return Course(total=1000, vitals=lambda: clock.vitals, clock=clock)
+    return Tracker(total=1000, vitals=lambda: clock.vitals, clock=clock)
 
 
 def rows(count: int, reason: Reason = Reason.CANCELED) -> GroupCommitted:
@@ -83,30 +83,30 @@ def moment(**changes: Any) -> Moment:
 # --- speed and time left --------------------------------------------------------------------------
 
 
-def test_the_speed_is_that_of_the_last_seconds(course: Course, clock: Clock) -> None:
+def test_the_speed_is_that_of_the_last_seconds(tracker: Tracker, clock: Clock) -> None:
     """Not the average since the start: who watches wants to know how it goes now."""
     for _ in range(100):
         clock.now += 0.1
-        course.listen(rows(1))
-    assert course.moment().rate == pytest.approx(10.0, rel=0.01)
+        tracker.listen(rows(1))
+    assert tracker.moment().rate == pytest.approx(10.0, rel=0.01)
     for _ in range(200):
         clock.now += 0.1
-        course.listen(rows(4))
-    assert course.moment().rate == pytest.approx(40.0, rel=0.01)
+        tracker.listen(rows(4))
+    assert tracker.moment().rate == pytest.approx(40.0, rel=0.01)
     clock.now += 5.0
-    assert 20 < course.moment().rate < 40
+    assert 20 < tracker.moment().rate < 40
     clock.now += 60.0
-    assert course.moment().rate < 6
+    assert tracker.moment().rate < 6
 
 
-def test_the_time_left_is_what_is_left_at_that_speed(course: Course, clock: Clock) -> None:
+def test_the_time_left_is_what_is_left_at_that_speed(tracker: Tracker, clock: Clock) -> None:
     """Nothing done: nobody knows. All done: none."""
     clock.now += 10.0
-    assert course.moment().eta_s is None
-    course.listen(rows(200))
-    assert course.moment().eta_s == pytest.approx(40.0)
-    course.listen(rows(800, Reason.NOT_FOUND))
-    now = course.moment()
+    assert tracker.moment().eta_s is None
+    tracker.listen(rows(200))
+    assert tracker.moment().eta_s == pytest.approx(40.0)
+    tracker.listen(rows(800, Reason.NOT_FOUND))
+    now = tracker.moment()
     assert (now.eta_s, now.done, now.share) == (0.0, 1000, 1.0)
     assert now.outcomes == {
         Outcome.CANCELED: 200,
@@ -128,13 +128,13 @@ def test_the_time_left_is_what_is_left_at_that_speed(course: Course, clock: Cloc
     ids=str,
 )
 def test_nobody_knows_the_time_left_of_a_run_that_stands(
-    course: Course, clock: Clock, changes: dict[str, object], *, is_known: bool
+    tracker: Tracker, clock: Clock, changes: dict[str, object], *, is_known: bool
 ) -> None:
     """A wait for the rate belongs to the speed; a pause lasts as long as it lasts."""
     clock.now += 10.0
-    course.listen(rows(200))
+    tracker.listen(rows(200))
     clock.vitals = replace(VITALS, **changes)
-    assert (course.moment().eta_s is not None) is is_known
+    assert (tracker.moment().eta_s is not None) is is_known
 
 
 @pytest.mark.parametrize(
@@ -143,29 +143,29 @@ def test_nobody_knows_the_time_left_of_a_run_that_stands(
     ids=str,
 )
 def test_after_a_pause_the_speed_begins_anew(
-    course: Course, clock: Clock, cause: PauseCause, *, is_forgotten: bool
+    tracker: Tracker, clock: Clock, cause: PauseCause, *, is_forgotten: bool
 ) -> None:
     """Otherwise its silence would double the time left."""
     clock.now += 10.0
-    course.listen(rows(200))
-    course.listen(PauseStarted(cause=cause, wait_s=None))
+    tracker.listen(rows(200))
+    tracker.listen(PauseStarted(cause=cause, wait_s=None))
     clock.now += 10.0
-    course.listen(PauseEnded(cause=cause, lasted_s=10.0))
+    tracker.listen(PauseEnded(cause=cause, lasted_s=10.0))
     clock.now += 2.0
-    course.listen(rows(40))
-    assert course.moment().rate == pytest.approx(20.0 if is_forgotten else 240 / 22, rel=0.01)
+    tracker.listen(rows(40))
+    assert tracker.moment().rate == pytest.approx(20.0 if is_forgotten else 240 / 22, rel=0.01)
 
 
-def test_stopped_merchants_are_counted(course: Course) -> None:
+def test_stopped_merchants_are_counted(tracker: Tracker) -> None:
     """By no name."""
     for name in ("a", None):
-        course.listen(MerchantStopped(merchant_id=name, why="refused"))
-    assert course.moment().merchants_stopped == 2
+        tracker.listen(MerchantStopped(merchant_id=name, why="refused"))
+    assert tracker.moment().merchants_stopped == 2
 
 
 def test_a_run_with_nothing_to_do_is_done(clock: Clock) -> None:
     """Nothing is divided by nothing."""
-    now = Course(total=0, vitals=lambda: clock.vitals, clock=clock).moment()
+    now = Tracker(total=0, vitals=lambda: clock.vitals, clock=clock).moment()
     assert (now.share, now.eta_s) == (1.0, None)
 
 
@@ -304,12 +304,12 @@ def test_forty_columns_have_every_reason_in_full(cause: PauseCause) -> None:
     assert any("cut from 10,000 by refusals (429)" in line for line in shown)
 
 
-def test_no_id_is_shown(course: Course, clock: Clock) -> None:
+def test_no_id_is_shown(tracker: Tracker, clock: Clock) -> None:
     """Ids are the manifest's, and a screen is seen by others."""
     event: Event
     for event in (rows(3), MerchantStopped(merchant_id="secret-merchant", why="secret-why")):
-        course.listen(event)
-    now = course.moment()
+        tracker.listen(event)
+    now = tracker.moment()
     shown = " ".join(text_of(view(now, width=200, height=50, has_keys=True))) + sentence(now)
     assert "secret" not in shown
     assert "3 canceled" in shown
