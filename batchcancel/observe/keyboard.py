@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import termios
-import tty
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -64,7 +63,7 @@ class Keyboard:
         found = termios.tcgetattr(self._descriptor)
         if found[3] & termios.ICANON:  # also where a shell had it meanwhile
             self._before = self._before or found
-            tty.setcbreak(self._descriptor, termios.TCSANOW)
+            termios.tcsetattr(self._descriptor, termios.TCSANOW, _key_by_key(found))
         if not self.is_attended:
             self._loop.add_reader(self._descriptor, self._read)
             self.is_attended = True
@@ -85,3 +84,13 @@ class Keyboard:
             self._ignore()
         for key in keys:
             self._actions.get(bytes([key]), bool)()
+
+
+def _key_by_key(attributes: list[Any]) -> list[Any]:
+    """Return a terminal's attributes for reading single keys without showing them."""
+    iflag, oflag, cflag, lflag, ispeed, ospeed, characters = attributes
+    lflag &= ~(termios.ICANON | termios.ECHO)
+    lflag |= termios.NOFLSH  # Ctrl-C and Ctrl-Z would throw away half of what is being drawn
+    characters = list(characters)
+    characters[termios.VMIN], characters[termios.VTIME] = 1, 0
+    return [iflag, oflag, cflag, lflag, ispeed, ospeed, characters]

@@ -26,7 +26,7 @@ class LiveView:
     """Keep the view up to date, and do what the keys say."""
 
     def __init__(self, tracker: Tracker, controls: Controls) -> None:
-        """Put the view up and listen to the keyboard. Needs a running event loop.
+        """Take standard error in; nothing is shown before ``refresh``. Needs a running event loop.
 
         Args:
             tracker: What is shown.
@@ -39,10 +39,9 @@ class LiveView:
         actions = dict.fromkeys("pP", self._toggle_pause) | dict.fromkeys("qQ", controls.stop)
         self._keyboard = Keyboard(_stdin_descriptor(), actions)
         self._drawn_at = float("-inf")
-        self.refresh()
 
     def refresh(self) -> None:
-        """Draw the view as it is now, unless the terminal is another's at the moment."""
+        """Draw the view and listen to the keyboard, unless the terminal is another's at the moment."""
         self._keyboard.attend()
         if self._screen.takes_a_view:
             columns, rows = self._screen.size  # a line that fills the last column wraps on some terminals
@@ -55,9 +54,9 @@ class LiveView:
     async def keep_fresh(self) -> None:
         """Draw again and again, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
             if not self._screen.is_shown or self._clock() >= self._drawn_at + _DRAW_EVERY_S:
                 self.refresh()
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def put_away(self) -> None:
         """Take the view down and give the terminal back for the time being."""
@@ -80,12 +79,16 @@ class LiveView:
 def live_view(tracker: Tracker, controls: Controls) -> Iterator[None]:
     """Show a run for the length of the block. Needs a running event loop."""
     shown = LiveView(tracker, controls)
-    drawing = asyncio.create_task(shown.keep_fresh())
     try:
         with _put_away_when_suspended(shown):
-            yield
+            shown.refresh()
+            drawing = asyncio.create_task(shown.keep_fresh())
+            try:
+                yield
+            finally:
+                drawing.cancel()
+                shown.put_away()
     finally:
-        drawing.cancel()
         shown.close()
 
 
