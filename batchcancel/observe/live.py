@@ -64,11 +64,8 @@ class LiveView:
         self._screen.hide()
 
     def close(self) -> None:
-        """Take the view down and give the terminal and standard error back."""
-        try:
-            self._keyboard.release()
-        finally:
-            self._screen.close()
+        """Give standard error back, once the view is put away."""
+        self._screen.close()
 
     def _toggle_pause(self) -> None:
         self._controls.toggle_pause()
@@ -81,9 +78,9 @@ def live_view(tracker: Tracker, controls: Controls) -> Iterator[None]:
     shown = LiveView(tracker, controls)
     try:
         with _put_away_when_suspended(shown):
-            shown.refresh()
             drawing = asyncio.create_task(shown.keep_fresh())
             try:
+                shown.refresh()
                 yield
             finally:
                 drawing.cancel()

@@ -474,6 +474,8 @@ def test_a_run_in_the_background_reads_and_draws_nothing_and_is_not_stopped(
         slow.wait_for("cancel", 20)
         terminal.press("echo typed $((6 * 7)) p q\n")
         terminal.wait_for("typed 42 p q")
+        terminal.press("sleep 1; echo slept $((6 * 7))\n")  # meanwhile the terminal waits for lines again
+        terminal.wait_for("slept 42")
         slow.wait_for("cancel", 60)
         terminal.press("jobs\n")
         lines = terminal.wait_for("Running")

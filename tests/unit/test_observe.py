@@ -44,6 +44,8 @@ from batchcancel.observe import Broadcast
 from batchcancel.observe.controls import Controls
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
+from batchcancel.observe.screen import Screen
+from batchcancel.observe.view import Line
 from batchcancel.settings import Progress
 
 InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
@@ -641,6 +643,14 @@ def test_a_terminal_that_takes_nothing_is_not_waited_for(
     """Ctrl-S must not hold up the run."""
     looks, writes = terminal
     monkeypatch.setattr(sys, "stderr", writes)
+    drawn: list[float] = []
+    draw = Screen.draw
+
+    def note(screen: Screen, lines: list[Line]) -> None:
+        drawn.append(asyncio.get_running_loop().time())
+        draw(screen, lines)
+
+    monkeypatch.setattr(Screen, "draw", note)
 
     async def run() -> None:
         async with show_progress("bar", total=1500, controls=Run().controls) as listener:
@@ -657,6 +667,7 @@ def test_a_terminal_that_takes_nothing_is_not_waited_for(
             termios.tcflow(writes.fileno(), termios.TCOOFF)
 
     in_virtual_time(run())
+    assert not [at for at in drawn if 1000.3 < at < 1060.3], "what is lost must not count as shown"
 
 
 async def test_a_terminal_that_is_closed_ends_no_run(
