@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from batchcancel.model import Event, GroupCommitted, MerchantStopped, Outcome, PauseCause, PauseEnded, Vitals
+from batchcancel.model import (
+    Event,
+    GroupCommitted,
+    MerchantStopped,
+    Outcome,
+    PauseCause,
+    PauseEnded,
+    RequestFinished,
+    Vitals,
+)
 
 _WINDOW_S: Final = 15.0
 """The speed is that of so many seconds: long enough to be calm, short enough to be that of now."""
@@ -63,6 +72,8 @@ class Tracker:
 
     def listen(self, event: Event) -> None:
         """Take in an event."""
+        if isinstance(event, RequestFinished):  # by far the most, and what comes of them is told later
+            return
         match event:
             case GroupCommitted():
                 if self._clock() >= self._marks[-1][0] + _MARK_EVERY_S:
