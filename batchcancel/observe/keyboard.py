@@ -35,7 +35,7 @@ class Keyboard:
             actions: What a key does; others do nothing.
         """
         self._descriptor = descriptor
-        self._actions = {key.encode(): action for key, action in actions.items()}
+        self._actions = actions
         self._loop = asyncio.get_running_loop()
         self._before: list[Any] | None = None
         """The terminal's attributes, as they were found first."""
@@ -82,8 +82,9 @@ class Keyboard:
             keys = b""
         if not keys:  # the terminal has gone
             self._ignore()
-        for key in keys:
-            self._actions.get(bytes([key]), bool)()
+        for key in keys.decode("ascii", "replace"):
+            if key in self._actions:
+                self._actions[key]()
 
 
 def _key_by_key(attributes: list[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, Final, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
@@ -66,7 +66,7 @@ class Screen:
             text.append("\n" if number else "")
             for piece in line:
                 text.append(piece.text, piece.style)
-        self._console.size = cast("Any", self.size)
+        self._console.size = ConsoleDimensions(*self.size)
         if self._live is None:
             # One that was stopped remembers where it was, and would erase what has been written since.
             self._live = Live(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,7 +270,7 @@ def test_the_view_is_lower_than_the_terminal(shown: Moment, height: int) -> None
 
 
 def test_eighty_columns_show_everything() -> None:
-    """As the README has it."""
+    """A line for each thing."""
     assert text_of(view(moment(merchants_stopped=2), width=80, height=24, has_keys=True)) == [
         f"{'━' * 22}{'─' * 14}   61 %   12,345 of 20,000   1 min 23 s left",
         "12,000 canceled   200 already paid   45 partially paid   100 error",
@@ -277,6 +278,27 @@ def test_eighty_columns_show_everything() -> None:
         "canceled so far   228,237.17 EUR   183,355.75 GBP   992,475.08 USD",
         "p pause   q stop",
     ]
+
+
+def test_the_readme_shows_the_view_as_it_is() -> None:
+    """Every word of it, in its order."""
+    now = Moment(
+        total=306,
+        outcomes=dict(zip(Outcome, (123, 4, 1, 7), strict=True)),
+        rate=52.7,
+        eta_s=3.2,
+        merchants_stopped=0,
+        vitals=replace(
+            VITALS,
+            in_flight=0,
+            allowed_rate=100.0,
+            set_rate=100.0,
+            amounts_canceled={"EUR": "99307.98", "GBP": "78735.81", "USD": "452584.13"},
+        ),
+    )
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = "\n".join(text_of(view(now, width=79, height=24, has_keys=True)))
+    assert f"```\n{shown}\n```\n" in readme
 
 
 @pytest.mark.parametrize(
