@@ -36,6 +36,39 @@ settings.register_profile("batchcancel", deadline=None)
 settings.load_profile("batchcancel")
 
 
+HoldBlock = Callable[[str, str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what rewrites the generated parts of the documentation."""
+    parser.addoption(
+        "--rewrite-docs", action="store_true", help="write the generated blocks of docs/ instead of comparing"
+    )
+
+
+@pytest.fixture
+def hold_block(request: pytest.FixtureRequest) -> HoldBlock:
+    """Give a function that holds a block of a page under ``docs/`` against what the code says.
+
+    The block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. With ``--rewrite-docs`` it is
+    written, and the test passes.
+    """
+
+    def hold(page: str, name: str, text: str) -> None:
+        path = Path(__file__).parents[1] / "docs" / page
+        before, mark, rest = path.read_text(encoding="utf-8").partition(f"<!-- generated: {name} -->\n")
+        block, end, after = rest.partition("<!-- end -->\n")
+        assert mark, f"docs/{page} has no block {name}"
+        assert end, f"the block {name} of docs/{page} has no end"
+        if request.config.getoption("--rewrite-docs"):
+            path.write_text(f"{before}{mark}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+        else:
+            again = "run .venv/bin/pytest tests/unit --rewrite-docs -k docs, and look at what changed"
+            assert block.strip().splitlines() == text.strip().splitlines(), again
+
+    return hold
+
+
 LatestReasons = Callable[[History], dict[bytes, Reason]]
 
 

@@ -18,6 +18,7 @@ from batchcancel.api.connections import tls_context
 from batchcancel.api.dates import parse_http_date
 from batchcancel.api.envelope import encrypted_reply
 from batchcancel.api.keys import KeyFiles
+from batchcancel.api.observation import Observation, observe
 from batchcancel.api.reply import parse_reply
 from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
@@ -73,6 +74,7 @@ class Client:
         proxy: URL of an HTTP proxy; None connects directly.
         is_read_only: Whether requests that would change anything are refused, whoever asks for them.
         on_event: Told of each finished request, when the clock was set, and what came of keys.
+        on_observation: Told what each reply was like; None, as in a run, looks at none.
 
     Raises:
         SettingsError: ``ca_file`` can't be used.
@@ -93,6 +95,7 @@ class Client:
         proxy: str | None = None,
         is_read_only: bool = False,
         on_event: Callable[[Event], None],
+        on_observation: Callable[[Observation], None] | None = None,
     ) -> None:
         self._base_url = base_url
         self._signer = signer
@@ -106,6 +109,7 @@ class Client:
         self._proxy = proxy
         self._is_read_only = is_read_only
         self._on_event = on_event
+        self._on_observation = on_observation
         self._has_told_of_decryption = False
         self._names_agree = True
         """Whether look-ups name invoices as they were asked for; until the contrary is seen."""
@@ -221,8 +225,19 @@ class Client:
             self._set_clock(answer.headers.get("Date", ""))
         latency_ms = _since_ms(started)
         content = answer.content
-        if content is not None and (token := encrypted_reply(content)) is not None:
+        token = None if content is None else encrypted_reply(content)
+        if token is not None:
             content = await self._decrypt(token)
+        if self._on_observation is not None:
+            self._on_observation(
+                observe(
+                    answer.status,
+                    answer.headers,
+                    content,
+                    was_encrypted=token is not None,
+                    was_kept=answer.link is not None and answer.link.was_used,
+                )
+            )
         reply = parse_reply(
             answer.status, answer.headers, content, now=self._clock.now(), latency_ms=latency_ms
         )

@@ -9,15 +9,49 @@ import click
 
 from batchcancel.cli import say
 from batchcancel.cli.flags import add_flags, given
+from batchcancel.cli.help import TaskCommand, complete_path, flag
+from batchcancel.settings.options import Task
 
 
-@click.command(context_settings={"max_content_width": 100})
-@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="with --dry-run: write the plan there"
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        (
+            "Try it without credentials, against the built-in simulator",
+            "batchcancel run samples/invoices.csv --env sandbox",
+        ),
+        (
+            "Cancel an export that should hold 300 invoices, five of them first",
+            "batchcancel run export.csv --env production --expect-count 300 --canary 5",
+        ),
+        (
+            "Cancel what a plan has found to be open; what it knows is not asked again",
+            "batchcancel run export.csv --env production --plan plan.jsonl",
+        ),
+        (
+            "Cancel only what still has the amount that the export says",
+            "batchcancel run export.csv --env production --match 'Open amount=total'",
+        ),
+        (
+            "Every night, without a terminal, for an hour at most",
+            "batchcancel run export.csv --env production --yes --max-duration 3600",
+        ),
+        (
+            "One invoice, from standard input",
+            "echo 2675 | batchcancel run - --format txt --env test --ledger one.jsonl",
+        ),
+    ],
 )
-@click.option("--force", is_flag=True, help="with --dry-run: replace that file if it is there")
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...", shell_complete=complete_path)
 @add_flags()
+@flag(
+    "--out",
+    task=Task.GATES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="with --dry-run: write the plan there",
+)
+@flag("--force", task=Task.GATES, is_flag=True, help="with --dry-run: replace that file if it is there")
 def run(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Cancel the invoices that MANIFEST names, and write what became of each into a ledger.
 

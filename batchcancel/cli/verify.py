@@ -1,4 +1,4 @@
-"""``batchcancel verify``: the offline audit of a ledger."""
+"""``batchcancel verify``: the offline audit of a ledger, and of a manifest against it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,133 @@ import click
 
 from batchcancel.cli import write_out
 from batchcancel.cli.exit_codes import ExitCode
+from batchcancel.cli.help import TaskCommand, flag
+from batchcancel.cli.mistakes import Word
 from batchcancel.model import Outcome, Reason
+from batchcancel.settings.options import ManifestFormat
 
 if TYPE_CHECKING:
-    from batchcancel.tasks.verify import Audit, Finding, Salvaged
+    from batchcancel.tasks.verify import Audit, Coverage, Finding, Salvaged
 
 _HEADER: Final = ("outcome", "reason", "invoices")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("Check a ledger", "batchcancel verify invoices.test.ledger.jsonl"),
+        (
+            "Hold the manifest against it that it is about",
+            "batchcancel verify invoices.test.ledger.jsonl --manifest invoices.csv",
+        ),
+        (
+            "Save what is good of a damaged one",
+            "batchcancel verify invoices.test.ledger.jsonl --salvage new.ledger.jsonl",
+        ),
+    ],
+)
 @click.argument("ledger", type=click.Path(path_type=Path))
-@click.option(
+@flag(
     "--salvage",
     "new",
+    task="Repair",
     type=click.Path(path_type=Path),
     metavar="NEW",
-    help="Copy the good lines into a new ledger and list the rest.",
+    help="copy the good lines into a new ledger and list the rest",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the audit as JSON.")
-def verify(ledger: Path, new: Path | None, *, as_json: bool) -> int:
+@flag(
+    "--manifest",
+    "manifests",
+    task="Against a manifest",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="also hold this manifest against LEDGER; may be repeated, in the order of the run",
+)
+@flag(
+    "--column",
+    task="Against a manifest",
+    metavar="NAME",
+    help="the manifest's id column (default: as its run read it)",
+)
+@flag(
+    "--merchant-column",
+    task="Against a manifest",
+    metavar="NAME",
+    help="its merchant column (default: likewise)",
+)
+@flag(
+    "--format",
+    task="Against a manifest",
+    type=Word([str(one) for one in ManifestFormat]),
+    help="how it is written (default: likewise, else by its name)",
+)
+@flag(
+    "--encoding", task="Against a manifest", metavar="NAME", help="its encoding (default: as its run read it)"
+)
+@flag("--json", "as_json", task="Output", is_flag=True, help="write the audit as JSON")
+def verify(
+    ledger: Path, new: Path | None, manifests: tuple[Path, ...], *, as_json: bool, **reading: str | None
+) -> int:
     """Check LEDGER from its file alone: every line whole, every invoice with one answer, every count right.
 
+    With --manifest also whether each of its rows has its answer or is open, an invalid id, a duplicate or
+    excluded, and whether the runs over it wrote of nothing else.
+
     Nothing is sent and LEDGER is left as it is. Exit code 0: sound. 6: damaged, or not what a run may
-    write, whether or not it was salvaged. What a crash leaves (an unfinished last line, a run without its
-    end) is no damage: the next run deals with it.
+    write, whether or not it was salvaged. 3: sound, and the manifest disagrees with it; an open row is no
+    disagreement. What a crash leaves (an unfinished last line, a run without its end) is no damage: the
+    next run deals with it.
     """
     from batchcancel.tasks.verify import audit_ledger, salvage_ledger  # noqa: PLC0415 - help has to be quick
 
+    if any(reading.values()) and not manifests:
+        raise click.UsageError("--column, --merchant-column, --format and --encoding go with --manifest.")
     salvaged = salvage_ledger(ledger, new) if new is not None else None  # first: it refuses at once
-    audit = audit_ledger(ledger)
+    audit, coverage = _audit(ledger, manifests, reading)
     copied = audit_ledger(Path(salvaged.path)) if salvaged and salvaged.path else None
     is_well = audit.is_sound and not (salvaged and copied is None)
     code = ExitCode.DONE if is_well else ExitCode.LEDGER_FAULT
+    if is_well and coverage is not None and coverage.disagreement_count:
+        code = ExitCode.ERRORS
     if as_json:
-        write_out(_as_json(ledger, audit, salvaged, copied, code))
+        write_out(_as_json(ledger, audit, salvaged, copied, coverage, code))
     else:
-        write_out("\n".join(_as_text(ledger, audit, salvaged, copied)) + "\n")
+        write_out("\n".join(_as_text(ledger, audit, salvaged, copied, coverage)) + "\n")
     return code
+
+
+def _audit(
+    ledger: Path, manifests: tuple[Path, ...], reading: dict[str, str | None]
+) -> tuple[Audit, Coverage | None]:
+    from batchcancel.manifest import Format  # noqa: PLC0415 - help has to be quick
+    from batchcancel.tasks.verify import Reading, audit_ledger, audit_with_manifests  # noqa: PLC0415 - likewise
+
+    if not manifests:
+        return audit_ledger(ledger), None
+    format_ = reading.pop("format")
+    return audit_with_manifests(
+        ledger, manifests, Reading(format=Format(format_) if format_ else None, **reading)
+    )
 
 
 # --- for programs ---------------------------------------------------------------------------------
 
 
 def _as_json(
-    ledger: Path, audit: Audit, salvaged: Salvaged | None, copied: Audit | None, code: ExitCode
+    ledger: Path,
+    audit: Audit,
+    salvaged: Salvaged | None,
+    copied: Audit | None,
+    coverage: Coverage | None,
+    code: ExitCode,
 ) -> str:
     """Write one JSON object in ASCII, so that nothing of a ledger reaches a terminal raw.
 
     Keys: ``ledger sound env merchant_id size_bytes lines runs results skips invoices outcomes reasons
-    findings finding_count notes salvage exit_code``. ``invoices``, ``outcomes`` (always all four) and
-    ``reasons`` count invoices by their latest row. ``salvage`` is null unless it was asked for.
+    findings finding_count notes salvage manifest exit_code``. ``invoices``, ``outcomes`` (always all
+    four) and ``reasons`` count invoices by their latest row. ``salvage`` and ``manifest`` are null unless
+    they were asked for.
     """
     from msgspec import to_builtins  # noqa: PLC0415 - help has to be quick
 
@@ -83,10 +160,15 @@ def _as_json(
         "finding_count": audit.finding_count,
         "notes": to_builtins(audit.notes),
         "salvage": None,
+        "manifest": None,
         "exit_code": int(code),
     }
     if salvaged is not None:
         document["salvage"] = {**to_builtins(salvaged), "sound": copied.is_sound if copied else None}
+    if coverage is not None:
+        from batchcancel.cli.coverage import coverage_json  # noqa: PLC0415 - help has to be quick
+
+        document["manifest"] = coverage_json(coverage)
     return json.dumps(document) + "\n"
 
 
@@ -103,7 +185,13 @@ def _identity(audit: Audit) -> dict[str, str | None]:
 # --- for people -----------------------------------------------------------------------------------
 
 
-def _as_text(ledger: Path, audit: Audit, salvaged: Salvaged | None, copied: Audit | None) -> Iterator[str]:
+def _as_text(
+    ledger: Path,
+    audit: Audit,
+    salvaged: Salvaged | None,
+    copied: Audit | None,
+    coverage: Coverage | None,
+) -> Iterator[str]:
     """Yield the lines of the audit, without anything that could move a cursor."""
     from batchcancel.manifest.ids import recorded_text  # noqa: PLC0415 - help has to be quick
 
@@ -119,6 +207,10 @@ def _as_text(ledger: Path, audit: Audit, salvaged: Salvaged | None, copied: Audi
     yield from _table(_counts(audit))
     yield from _places("Findings", audit.findings, audit.finding_count)
     yield from _places("Notes", audit.notes, len(audit.notes))
+    if coverage is not None:
+        from batchcancel.cli.coverage import coverage_lines  # noqa: PLC0415 - help has to be quick
+
+        yield from coverage_lines(coverage)
     if salvaged is not None:
         yield ""
         yield from _salvage(salvaged, copied)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from batchcancel.api import Client, ServiceClock
+from batchcancel.api.observation import Observation
 from batchcancel.job.keys import Keys
 from batchcancel.model import Event
 from batchcancel.settings import Settings
@@ -46,6 +47,7 @@ def build_client(
     *,
     is_read_only: bool = False,
     on_event: Callable[[Event], None],
+    on_observation: Callable[[Observation], None] | None = None,
 ) -> Client:
     """Build the client that everything is sent through; nothing is opened.
 
@@ -65,4 +67,5 @@ def build_client(
         proxy=settings.proxy,
         is_read_only=is_read_only,
         on_event=on_event,
+        on_observation=on_observation,
     )

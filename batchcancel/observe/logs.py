@@ -25,6 +25,7 @@ from batchcancel.model import (
     RetryScheduled,
     StopRequested,
 )
+from batchcancel.observe.colour import wants_colour
 
 
 class Log:
@@ -65,7 +66,7 @@ def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer()
             if as_json
-            else structlog.dev.ConsoleRenderer(colors=_wants_colour(stream or sys.stderr)),
+            else structlog.dev.ConsoleRenderer(colors=wants_colour(stream or sys.stderr)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         context_class=dict,
@@ -104,11 +105,6 @@ def _open_private(path: Path) -> TextIO:
     else:
         os.fchmod(descriptor, 0o600)  # a strict umask would lock the next run out
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
-
-
-def _wants_colour(stream: TextIO) -> bool:
-    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return stream.isatty() and not is_plain
 
 
 def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own type is Any

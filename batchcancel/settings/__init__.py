@@ -151,7 +151,12 @@ def _load(
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
-    return _check(manifests, gathering, environ, for_run=for_run)
+    try:
+        return _check(manifests, gathering, environ, for_run=for_run)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
 
 
 def _check(

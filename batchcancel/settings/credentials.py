@@ -80,7 +80,7 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
     Raises:
         SettingsError: Something is missing, malformed, contradictory, or in a file that others can write.
     """
-    _check_complete(options)
+    check_complete(options)
     for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
         value = getattr(options, name)
         if value is not None and not _HEADER_TEXT.fullmatch(value):
@@ -99,7 +99,12 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
     )
 
 
-def _check_complete(options: Options) -> None:
+def check_complete(options: Options) -> None:
+    """Make sure that nothing is missing which the chosen way to sign needs.
+
+    Raises:
+        SettingsError: Something is; names the variables.
+    """
     # With merchants in the manifest it is a portfolio's key that signs for all of them.
     required = ["merchant_id" if options.merchant_column is None else "portfolio_id"]
     required += ["p12_file"] if options.auth is Auth.P12 else ["key_id"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any, Final, cast, get_type_hints
+from enum import EnumType, StrEnum
+from typing import Annotated, Any, Final, cast, get_args, get_type_hints
 
 from msgspec import Meta, Struct
 from msgspec.inspect import FloatType, IntType
@@ -76,8 +76,27 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-def _flag(description: str, metavar: str | None = None, **bounds: Any) -> Meta:  # noqa: ANN401 - msgspec's
-    return Meta(description=description, extra={"flag": True, "metavar": metavar}, **bounds)
+class Task(StrEnum):
+    """What a flag is for: the sections of ``run --help``, in their order."""
+
+    CALL = "What is called"
+    MANIFEST = "How the manifest is read"
+    ANSWERS = "Where results go, and what is asked again"
+    GATES = "Before anything is canceled"
+    STOPS = "When to stop"
+    PACE = "How fast"
+    PATIENCE = "When the service is slow or fails"
+    OUTPUT = "What is shown and written"
+    LOG = "The log"
+
+
+def _flag(
+    task: Task,
+    description: str,
+    metavar: str | None = None,
+    **bounds: Any,  # noqa: ANN401 - msgspec's
+) -> Meta:
+    return Meta(description=description, extra={"flag": True, "task": task, "metavar": metavar}, **bounds)
 
 
 def _key(description: str) -> Meta:
@@ -89,67 +108,94 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     env: Annotated[
         Environment | None,
-        _flag("what is called: the built-in simulator, the test host or production; must be said"),
+        _flag(Task.CALL, "what is called: the built-in simulator, the test host or production; must be said"),
     ] = None
     base_url: Annotated[
-        str | None, _flag("another host; plain http is accepted for loopback only", "URL")
+        str | None, _flag(Task.CALL, "another host; plain http is accepted for loopback only", "URL")
     ] = None
     ledger: Annotated[
         str | None,
-        _flag("where results go; appended to (default: the manifest's stem + .<env>.ledger.jsonl)", "PATH"),
+        _flag(
+            Task.ANSWERS,
+            "where results go; appended to (default: the manifest's stem + .<env>.ledger.jsonl)",
+            "PATH",
+        ),
     ] = None
     column: Annotated[
-        str | None, _flag("the id's column or JSON field (default: found by its usual names)", "NAME")
+        str | None,
+        _flag(Task.MANIFEST, "the id's column or JSON field (default: found by its usual names)", "NAME"),
     ] = None
     format: Annotated[
-        ManifestFormat | None, _flag("how the manifest is written (default: by its file name)")
+        ManifestFormat | None, _flag(Task.MANIFEST, "how the manifest is written (default: by its file name)")
     ] = None
     merchant_column: Annotated[
         str | None,
-        _flag("the column that says whose invoice a row is; a portfolio's key signs for each", "NAME"),
+        _flag(
+            Task.MANIFEST,
+            "the column that says whose invoice a row is; a portfolio's key signs for each",
+            "NAME",
+        ),
     ] = None
-    encoding: Annotated[str, _flag("the manifest's encoding", "NAME")] = "utf-8"
+    encoding: Annotated[str, _flag(Task.MANIFEST, "the manifest's encoding", "NAME")] = "utf-8"
     keep: Annotated[
-        tuple[str, ...], _flag("carry this column into the ledger; may be repeated", "COLUMN")
+        tuple[str, ...], _flag(Task.MANIFEST, "carry this column into the ledger; may be repeated", "COLUMN")
     ] = ()
     concurrency: Annotated[
-        int, _flag("most requests in flight, retries and look-ups included", "N", ge=1, le=500)
+        int, _flag(Task.PACE, "most requests in flight, retries and look-ups included", "N", ge=1, le=500)
     ] = 16
     rate: Annotated[
         Annotated[float, Meta(gt=0, le=100_000)] | None,
-        _flag("most requests a second, all kinds together (default: 20; no limit on loopback)", "N"),
+        _flag(
+            Task.PACE, "most requests a second, all kinds together (default: 20; no limit on loopback)", "N"
+        ),
     ] = None
     rate_per_merchant: Annotated[
         Annotated[float, Meta(gt=0, le=100_000)] | None,
-        _flag("most requests a second for each merchant; --rate then limits all together, if given", "N"),
+        _flag(
+            Task.PACE,
+            "most requests a second for each merchant; --rate then limits all together, if given",
+            "N",
+        ),
     ] = None
-    timeout: Annotated[float, _flag("seconds for one request; 10 of them to connect", "S", gt=0, le=3600)] = (
-        30.0
-    )
-    max_attempts: Annotated[int, _flag("POSTs for one invoice; as many look-ups", "N", ge=1, le=100)] = 5
-    max_outage: Annotated[float, _flag("seconds that an outage is waited out", "S", ge=0, le=604_800)] = 600.0
+    timeout: Annotated[
+        float, _flag(Task.PATIENCE, "seconds for one request; 10 of them to connect", "S", gt=0, le=3600)
+    ] = 30.0
+    max_attempts: Annotated[
+        int, _flag(Task.PATIENCE, "POSTs for one invoice; as many look-ups", "N", ge=1, le=100)
+    ] = 5
+    max_outage: Annotated[
+        float, _flag(Task.PATIENCE, "seconds that an outage is waited out", "S", ge=0, le=604_800)
+    ] = 600.0
     limit: Annotated[
         Annotated[int, Meta(ge=1, le=10**12)] | None,
-        _flag("ask about that many invoices at most, then stop (exit 7)", "N"),
+        _flag(Task.STOPS, "ask about that many invoices at most, then stop (exit 7)", "N"),
     ] = None
     max_duration: Annotated[
         Annotated[float, Meta(gt=0, le=31_536_000)] | None,
-        _flag("stop after that many seconds (exit 7)", "S"),
+        _flag(Task.STOPS, "stop after that many seconds (exit 7)", "S"),
     ] = None
     max_errors: Annotated[
         Annotated[int, Meta(ge=0, le=10**12)] | None,
-        _flag("stop when more rows than that ended in an error (exit 4)", "N"),
+        _flag(Task.STOPS, "stop when more rows than that ended in an error (exit 4)", "N"),
     ] = None
     max_error_rate: Annotated[
-        float, _flag("stop when more of the last 200 rows ended in an error (exit 4)", "P%", ge=0, le=100)
+        float,
+        _flag(
+            Task.STOPS, "stop when more of the last 200 rows ended in an error (exit 4)", "P%", ge=0, le=100
+        ),
     ] = 50.0
     max_mismatch: Annotated[
         Annotated[float, Meta(ge=0, le=100)] | None,
-        _flag("stop when more of them are paid, missing or not what the manifest says (exit 4)", "P%"),
+        _flag(
+            Task.STOPS,
+            "stop when more of them are paid, missing or not what the manifest says (exit 4)",
+            "P%",
+        ),
     ] = None
     canary: Annotated[
         int,
         _flag(
+            Task.GATES,
             "cancel that many first, look each up, and go on only if each is what its reply said",
             "N",
             ge=0,
@@ -158,44 +204,52 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     expect_count: Annotated[
         str | None,
-        _flag("refuse unless the manifest has that many distinct valid ids", "N|MIN-MAX"),
+        _flag(Task.GATES, "refuse unless the manifest has that many distinct valid ids", "N|MIN-MAX"),
     ] = None
     match: Annotated[
         tuple[str, ...],
         _flag(
+            Task.GATES,
             "look each invoice up first, and cancel it only if its total, currency or dueDate equals the "
             "column; may be repeated",
             "COLUMN=FIELD",
         ),
     ] = ()
-    exclude: Annotated[str | None, _flag("a file of ids that are never touched", "FILE")] = None
-    retry_errors: Annotated[RetryErrors, _flag("which errors of earlier runs are asked about again")] = (
-        RetryErrors.OPEN
-    )
-    dry_run: Annotated[bool, _flag("look only, as plan does: nothing is canceled, no ledger is touched")] = (
-        False
-    )
+    exclude: Annotated[str | None, _flag(Task.GATES, "a file of ids that are never touched", "FILE")] = None
+    retry_errors: Annotated[
+        RetryErrors, _flag(Task.ANSWERS, "which errors of earlier runs are asked about again")
+    ] = RetryErrors.OPEN
+    dry_run: Annotated[
+        bool, _flag(Task.GATES, "look only, as plan does: nothing is canceled, no ledger is touched")
+    ] = False
     plan: Annotated[
-        str | None, _flag("take paid and canceled invoices from this plan, and ask about all others", "FILE")
+        str | None,
+        _flag(Task.GATES, "take paid and canceled invoices from this plan, and ask about all others", "FILE"),
     ] = None
-    plan_max_age: Annotated[str, _flag("how old a plan may be; in seconds, or as 90m, 24h or 7d", "AGE")] = (
-        "24h"
-    )
-    yes: Annotated[bool, _flag("cancel in production without asking; needed where there is no terminal")] = (
-        False
-    )
+    plan_max_age: Annotated[
+        str, _flag(Task.GATES, "how old a plan may be; in seconds, or as 90m, 24h or 7d", "AGE")
+    ] = "24h"
+    yes: Annotated[
+        bool, _flag(Task.GATES, "cancel in production without asking; needed where there is no terminal")
+    ] = False
     ref: Annotated[
         Annotated[str, Meta(max_length=200)] | None,
-        _flag("a ticket or reason, kept in the run record", "TEXT"),
+        _flag(Task.ANSWERS, "a ticket or reason, kept in the run record", "TEXT"),
     ] = None
     report: Annotated[
-        str | None, _flag("write an HTML page about the ledger at the end of the run", "PATH")
+        str | None, _flag(Task.OUTPUT, "write an HTML page about the ledger at the end of the run", "PATH")
     ] = None
-    json: Annotated[bool, _flag("write the summary as JSON")] = False
-    progress: Annotated[Progress, _flag("how progress is shown, on standard error")] = Progress.AUTO
-    log_format: Annotated[LogFormat, _flag("how log lines are written")] = LogFormat.CONSOLE
-    log_level: Annotated[LogLevel, _flag("the least important log line that is written")] = LogLevel.WARNING
-    log_file: Annotated[str | None, _flag("write the log there instead of standard error", "PATH")] = None
+    json: Annotated[bool, _flag(Task.OUTPUT, "write the summary as JSON")] = False
+    progress: Annotated[Progress, _flag(Task.OUTPUT, "how progress is shown, on standard error")] = (
+        Progress.AUTO
+    )
+    log_format: Annotated[LogFormat, _flag(Task.LOG, "how log lines are written")] = LogFormat.CONSOLE
+    log_level: Annotated[LogLevel, _flag(Task.LOG, "the least important log line that is written")] = (
+        LogLevel.WARNING
+    )
+    log_file: Annotated[
+        str | None, _flag(Task.LOG, "write the log there instead of standard error", "PATH")
+    ] = None
     auth: Annotated[Auth, _key("how requests are signed")] = Auth.JWT
     merchant_id: Annotated[str | None, _key("the merchant whose invoices are canceled")] = None
     key_id: Annotated[str | None, _key("the id of the shared secret key")] = None
@@ -251,6 +305,13 @@ NOT_FOR_THE_RECORD: Final = frozenset(
     {"proxy", "p12_file", "mle_response_key_file"} | SECRETS | {f"{name}_file" for name in SECRETS}
 )
 """Options that no record shows."""
+
+
+def choices(name: str) -> list[str]:
+    """Return the words that an option takes; none if it takes something else."""
+    hint = get_args(HINTS[name])[0]
+    kinds = get_args(hint) or (hint,)
+    return [str(word) for kind in kinds if isinstance(kind, EnumType) for word in cast("type[StrEnum]", kind)]
 
 
 def allowed(name: str) -> str:

@@ -11,7 +11,16 @@ from typing import Any, Final
 import msgspec
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS, allowed
+from batchcancel.settings.options import (
+    FILES,
+    FLAG_ONLY,
+    HINTS,
+    LISTS,
+    PERCENTAGES,
+    SECRETS,
+    allowed,
+    choices,
+)
 from batchcancel.settings.secret_files import check_mode
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
@@ -25,6 +34,8 @@ class Gathering:
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.mistyped: list[str] = []
+        """Warnings about variables that are nearly an option: where one is missing, it may be that."""
 
     def put(self, name: str, value: object, source: str) -> None:
         """Convert one value and take it over.
@@ -42,7 +53,9 @@ class Gathering:
             converted = None
         # None is also how msgspec reads the text "null", and empty is a shell's variable that is not set.
         if converted is None or converted == "":
-            raise SettingsError(f"{source} takes {allowed(name)}.")
+            words = choices(name)  # no secret is one of a few words
+            hint = _nearest(value, words) if words and isinstance(value, str) else "."
+            raise SettingsError(f"{source} takes {allowed(name)}{hint}")
         self.values[name] = converted
         self.sources[name] = source
 
@@ -64,14 +77,17 @@ class Gathering:
             if name not in HINTS:
                 # Not an error: Kubernetes adds variables of its own for a service of our name.
                 hint = _nearest(name, HINTS, spelled=lambda known: ENV_PREFIX + known.upper())
-                self.warnings.append(f"{variable} is no option of batchcancel and is ignored{hint}")
+                warning = f"{variable} is no option of batchcancel and is ignored{hint}"
+                self.warnings.append(warning)
+                if hint != ".":
+                    self.mistyped.append(warning)
                 continue
             parts = [part.strip() for part in value.split(",") if part.strip()]
             self.put(name, parts if name in LISTS else value, variable)
 
     def read_file(self, environ: Mapping[str, str]) -> None:
         """Take over the configuration file, if there is one: its top level, then the chosen profile."""
-        path = _find_config(environ)
+        path = find_config(environ)
         profile = environ.get(ENV_PREFIX + "PROFILE")
         if path is None:
             if profile:
@@ -113,17 +129,29 @@ def _parse(path: Path) -> dict[str, Any]:
     raise SettingsError(f"{path} can't be read: {reason}.")
 
 
-def _find_config(environ: Mapping[str, str]) -> Path | None:
+def find_config(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file; None if there is none.
+
+    Raises:
+        SettingsError: A file is named and is not there, or it can't be told.
+    """
     if named := environ.get(ENV_PREFIX + "CONFIG"):
         if not is_file(Path(named)):
             raise SettingsError(f"{ENV_PREFIX}CONFIG names {named}, which is no file.")
         return Path(named)
+    return next((path for path in config_candidates(environ) if is_file(path)), None)
+
+
+def config_candidates(environ: Mapping[str, str]) -> list[Path]:
+    """Return where a configuration file is looked for, the first that is there being the one."""
+    if named := environ.get(ENV_PREFIX + "CONFIG"):
+        return [Path(named)]
     candidates = [Path(CONFIG_NAME)]
     if folder := environ.get("XDG_CONFIG_HOME"):
         candidates.append(Path(folder, "batchcancel", CONFIG_NAME))
     elif home := environ.get("HOME"):
         candidates.append(Path(home, ".config", "batchcancel", CONFIG_NAME))
-    return next((path for path in candidates if is_file(path)), None)
+    return candidates
 
 
 def is_file(path: Path) -> bool:
@@ -145,6 +173,6 @@ def _refuse_unknown(names: Iterable[str], what: str) -> None:
 
 
 def _nearest(name: str, known: Iterable[str], *, spelled: Callable[[str], str] = str) -> str:
-    """End a sentence about an unknown name: with the nearest known one, if any is near."""
+    """End a sentence about an unknown name: by asking for the nearest known one, if any is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {spelled(close[0])!r}?" if close else "."
+    return f". Did you mean {spelled(close[0])}?" if close else "."

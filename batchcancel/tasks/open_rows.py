@@ -36,6 +36,7 @@ from batchcancel.manifest.source import Source
 from batchcancel.model import invoice_key, key_digest
 from batchcancel.report.files import check_target, writing
 from batchcancel.report.reading import Entry
+from batchcancel.tasks.as_read import options_of
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -115,7 +116,7 @@ class OpenRows:
 
     def _write(self, file: BufferedReader, plain: BinaryIO) -> Left:
         run = self._run_of(hashlib.file_digest(file, "sha256").hexdigest())
-        options = _options_of(run)
+        options = options_of(run)
         format_ = self._format(options)
         cutter = _Cutter(file, self._manifest, options, format_)
         seen: set[bytes] = set()
@@ -262,17 +263,3 @@ def _encoding_of(beginning: bytes, encoding: str) -> tuple[bytes, str]:
     except UnicodeEncodeError:  # most encodings have none
         return b"", encoding
     return (bom if beginning.startswith(bom) else b""), encoding
-
-
-def _options_of(run: RunRecord | None) -> ManifestOptions:
-    """Return how a run read its manifests."""
-    given = {} if run is None else run.options
-    column, format_, encoding = given.get("column"), given.get("format"), given.get("encoding")
-    merchant_column = given.get("merchant_column")
-    return ManifestOptions(
-        column=column if isinstance(column, str) else None,
-        format=Format(format_) if isinstance(format_, str) and format_ in set(Format) else None,
-        encoding=encoding if isinstance(encoding, str) else "utf-8",
-        merchant_column=merchant_column if isinstance(merchant_column, str) else None,
-        own_merchant_id=None if run is None else run.merchant_id,
-    )

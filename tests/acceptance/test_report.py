@@ -68,6 +68,27 @@ def test_the_summary_tells_what_became_of_the_invoices(run_command: RunCommand, 
     assert ledger.read_bytes() == before
 
 
+def test_the_summary_comes_as_json_too(run_command: RunCommand, ledger: Path, manifest: Path) -> None:
+    """One object on standard output, with what was written; what run --json names has the same name."""
+    again = json.loads(run_command("run", manifest, *SANDBOX, "--json").stdout)
+    ended = run_command(
+        "report", ledger, "--json", "--csv", "c.csv", "--open-rows", "left.csv", "--manifest", manifest
+    )
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    shared = {"env", "merchant_id", "outcomes", "reasons", "exit_code"}
+    assert again.keys() & document.keys() == shared
+    assert (document["env"], document["merchant_id"]) == (again["env"], again["merchant_id"])
+    assert document["runs"][-1]["run_id"] == again["run_id"]
+    assert document["outcomes"] == {"canceled": 3, "already_paid": 1, "partially_paid": 1, "error": 3}
+    size = (ledger.parent / "c.csv").stat().st_size
+    assert document["written"] == [{"path": "c.csv", "rows": 8, "size_bytes": size}]
+    assert document["left"] == {"path": "left.csv", "rows": 1, "unanswered": 0, "excluded": 0, "known": True}
+    assert list(document)[-3:] == ["written", "left", "exit_code"]
+    assert "  wrote  c.csv: " in ended.stderr
+    assert json.loads(run_command("report", ledger, "--json").stdout)["left"] is None
+
+
 def test_every_file_comes_from_one_call(run_command: RunCommand, ledger: Path, manifest: Path) -> None:
     """They are said on standard error; what is left can be run again as it is, on the same ledger."""
     ended = run_command(

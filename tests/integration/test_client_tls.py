@@ -6,17 +6,10 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from batchcancel.api.client import Client
 from batchcancel.api.clock import ServiceClock
@@ -24,84 +17,8 @@ from batchcancel.api.signing import HttpSignatureSigner, Identity, SharedSecret
 from batchcancel.errors import HostUntrustedError, NotSentError
 from batchcancel.model import Event, Reply, RequestFinished, RequestKind
 
-
-class _Authority(NamedTuple):
-    """A throwaway certificate authority."""
-
-    folder: Path
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @property
-    def ca_file(self) -> Path:
-        return self.folder / "ca.pem"
-
-    def server_context(self, *, name: str = "localhost", days: int = 1) -> ssl.SSLContext:
-        """Return a server's context with a certificate for a name, expired if ``days`` is negative."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
-        names = [x509.DNSName(name), x509.IPAddress(IPv4Address("127.0.0.2"))]
-        certificate = (
-            _builder(subject, key, days)
-            .issuer_name(self.certificate.subject)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
-            .sign(self.key, hashes.SHA256())
-        )
-        path = self.folder / "server.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-
-def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=10))
-        .not_valid_after(now + timedelta(days=days))
-    )
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> _Authority:
-    """Give a certificate authority that nobody trusts by default."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway root")])
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=True,
-        crl_sign=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    certificate = (
-        _builder(subject, key, days=1)
-        .issuer_name(subject)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return _Authority(tmp_path, key, certificate)
+if TYPE_CHECKING:
+    from tests.integration.conftest import Authority
 
 
 class _Service:
@@ -203,7 +120,7 @@ def _client(base_url: str, events: list[Event] | None = None, **options: Any) ->
     )
 
 
-async def test_private_root_is_trusted_through_the_ca_file(authority: _Authority) -> None:
+async def test_private_root_is_trusted_through_the_ca_file(authority: Authority) -> None:
     """With the file the request passes, over TLS."""
     service = _Service()
     async with (
@@ -224,7 +141,7 @@ async def test_private_root_is_trusted_through_the_ca_file(authority: _Authority
 )
 @pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "tunnelled"])
 async def test_untrusted_host_stops_before_a_byte_left(
-    *, authority: _Authority, certificate: dict[str, Any], is_root_known: bool, why: str, is_proxied: bool
+    *, authority: Authority, certificate: dict[str, Any], is_root_known: bool, why: str, is_proxied: bool
 ) -> None:
     """The sentence names the host, the reason and what to look at."""
     service = _Service()
@@ -245,7 +162,7 @@ async def test_untrusted_host_stops_before_a_byte_left(
     assert event.failure == "ClientConnectorCertificateError"
 
 
-async def test_old_tls_is_refused(authority: _Authority) -> None:
+async def test_old_tls_is_refused(authority: Authority) -> None:
     """A host that speaks TLS 1.1 at most gets nothing."""
     context = authority.server_context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -285,7 +202,7 @@ async def test_failed_tls_handshake_is_not_sent(handler: Callable[..., Any]) -> 
             await client.send(RequestKind.CANCEL, "1")
 
 
-async def test_https_is_tunnelled_through_the_proxy(authority: _Authority) -> None:
+async def test_https_is_tunnelled_through_the_proxy(authority: Authority) -> None:
     """The proxy learns host and port and nothing else."""
     service = _Service()
     proxy = _Proxy()

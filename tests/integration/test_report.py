@@ -20,6 +20,7 @@ import pytest
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, ReportError
 from batchcancel.model import Outcome, Reason, RunState
 from batchcancel.report import sample, xlsx
+from batchcancel.report.document import as_json, report_document
 from batchcancel.report.exports import COLUMNS
 from batchcancel.report.figures import Ending, Figures, Money
 from batchcancel.report.make import Outputs, make_report
@@ -136,6 +137,91 @@ def test_many_rows_are_compared_in_a_file(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(ReportError, match="TMPDIR"):
         figures_of(path)
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+
+def test_the_document_is_pinned(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Programs read it: the keys and their meaning never change."""
+    path = write_ledger(
+        tmp_path / "a",
+        {"amount": "10.10", "currency": "USD"},
+        {"reason": "partial", "amount": "1000000.00", "balance": "0.50", "currency": "USD", "lookups": 1},
+        {"reason": "refused"},
+        {"reason": "not_found", "merchant_id": "shop"},
+        state=RunState.STOPPED,
+        why="too many errors",
+        ref="FIN-311",
+    )
+    document = report_document(figures_of(path))
+    run = document["runs"][0]
+    assert run.pop("ended_at")
+    assert run.pop("duration_s") >= 0
+    assert document == {
+        "env": "test",
+        "merchant_id": "exa***nt",
+        "merchants": 1,
+        "live": False,
+        "invoices": 4,
+        "outcomes": {"canceled": 1, "already_paid": 0, "partially_paid": 1, "error": 2},
+        "reasons": {"canceled": 1, "partial": 1, "not_found": 1, "refused": 1},
+        "final_errors": 1,
+        "open_errors": 1,
+        "amounts": {
+            "USD": {
+                "canceled": "10.10",
+                "canceled_before": "0",
+                "already_paid": "0",
+                "partially_paid": "1000000.00",
+                "still_owed": "0.50",
+                "open": "0",
+            }
+        },
+        "without_amount": {"canceled": 0, "already_paid": 0, "partially_paid": 0, "error": 2},
+        "runs": [
+            {
+                "run_id": "11111111-0000-4000-8000-000000000001",
+                "ledger": str(path),
+                "started_at": "2026-11-01T02:00:00.000Z",
+                "state": "stopped",
+                "why": "too many errors",
+                "ref": "FIN-311",
+                "operator": "finance",
+                "host": "batch01",
+                "results": 4,
+                "errors": 2,
+                "attempts": 4,
+                "lookups": 1,
+            }
+        ],
+        "ledgers": [{"path": str(path), "empty": False, "live": False, "torn_bytes": 0}],
+    }
+
+
+def test_the_document_of_nothing_has_every_key(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """An empty ledger is no error here either."""
+    (tmp_path / "a").touch()
+    nothing = report_document(figures_of(tmp_path / "a"))
+    something = report_document(figures_of(write_ledger(tmp_path / "b", {})))
+    assert list(nothing) == list(something)
+    assert (nothing["env"], nothing["merchant_id"], nothing["invoices"]) == (None, None, 0)
+    assert nothing["ledgers"][0]["empty"]
+
+
+def test_the_document_of_a_run_without_an_end_says_so(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """It was killed: nobody knows how long it lasted."""
+    (run,) = report_document(figures_of(write_ledger(tmp_path / "a", {}, state=None)))["runs"]
+    assert (run["state"], run["ended_at"], run["duration_s"], run["why"]) == ("no_end", None, None, None)
+
+
+def test_the_document_is_ascii_on_one_line(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Nothing that a ledger holds moves a cursor; programs still read it as it was."""
+    path = write_ledger(tmp_path / "a\u202e", {"amount": "1", "currency": NASTY[5]}, ref=NASTY[5])
+    text = as_json(report_document(figures_of(path)))
+    assert text.isascii()
+    assert text.removesuffix("\n").isprintable()
+    assert json.loads(text)["runs"][0]["ref"] == NASTY[5]
 
 
 # --- states of a ledger ---------------------------------------------------------------------------

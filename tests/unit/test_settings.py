@@ -261,18 +261,18 @@ def test_the_formats_of_settings_and_manifest_are_the_same() -> None:
     [
         pytest.param(
             "concurency = 1",
-            "Unknown key of batchcancel.toml: 'concurency'; did you mean 'concurrency'?",
+            "Unknown key of batchcancel.toml: 'concurency'. Did you mean concurrency?",
             id="near",
         ),
         pytest.param("zebra = 1", "Unknown key of batchcancel.toml: 'zebra'.", id="far"),
         pytest.param(
             "max-attempts = 1",
-            "Unknown key of batchcancel.toml: 'max-attempts'; did you mean 'max_attempts'?",
+            "Unknown key of batchcancel.toml: 'max-attempts'. Did you mean max_attempts?",
             id="as the flag",
         ),
         pytest.param(
             "[profile.night]\nrat = 1",
-            "Unknown key of batchcancel.toml [profile.night]: 'rat'; did you mean 'rate'?",
+            "Unknown key of batchcancel.toml [profile.night]: 'rat'. Did you mean rate?",
             id="in the profile",
         ),
         pytest.param("[production]\nrate = 1", "Unknown key of batchcancel.toml: 'production'.", id="table"),
@@ -286,7 +286,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(config: str, sentence: 
 
 def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     """The same for a caller in Python."""
-    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'; did you mean 'max_attempts'?"
+    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'. Did you mean max_attempts?"
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     [
         ("BATCHCANCEL_SERVICE_PORT_HTTPS", "."),
         ("BATCHCANCEL_ZEBRA", "."),
-        ("BATCHCANCEL_CONCURENCY", "; did you mean 'BATCHCANCEL_CONCURRENCY'?"),
-        ("BATCHCANCEL_RAT", "; did you mean 'BATCHCANCEL_RATE'?"),
-        ("BATCHCANCEL_LOGFILE", "; did you mean 'BATCHCANCEL_LOG_FILE'?"),
+        ("BATCHCANCEL_CONCURENCY", ". Did you mean BATCHCANCEL_CONCURRENCY?"),
+        ("BATCHCANCEL_RAT", ". Did you mean BATCHCANCEL_RATE?"),
+        ("BATCHCANCEL_LOGFILE", ". Did you mean BATCHCANCEL_LOG_FILE?"),
     ],
     ids=["far", "far, one word", "near", "near and short", "without its line"],
 )
@@ -307,6 +307,38 @@ def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
     """
     warning = f"{variable} is no option of batchcancel and is ignored{end}"
     assert load({variable: "5", "OTHER": "5"}).warnings == (warning,)
+
+
+def test_a_mistyped_variable_is_named_where_an_option_is_missing() -> None:
+    """The warning alone would come too late: what it was to set is what is missing."""
+    sentence = refusal({"BATCHCANCEL_EVN": "test", "BATCHCANCEL_ZEBRA": "5"}, env=None)
+    assert sentence.startswith("Say what is called: ")
+    assert sentence.endswith(
+        ". BATCHCANCEL_EVN is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_ENV?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "sentence"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_ENV": "prodcution"},
+            {"env": None},
+            "BATCHCANCEL_ENV takes sandbox, test or production. Did you mean production?",
+            id="variable",
+        ),
+        pytest.param(
+            {}, {"progress": "line"}, "--progress takes auto, bar, plain, json or none. Did you mean plain?",
+            id="option without a default of None",
+        ),
+        pytest.param({"BATCHCANCEL_MLE": "x"}, {}, "BATCHCANCEL_MLE takes off, request or both.", id="far"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_is_refused_with_the_nearest(
+    environ: dict[str, str], flags: dict[str, Any], sentence: str
+) -> None:
+    """Where an option takes one of a few words; the value itself is never shown."""
+    assert refusal(environ, **flags) == sentence
 
 
 @pytest.mark.parametrize("place", ["variable", "top level", "profile"])
@@ -386,7 +418,7 @@ def test_config_names_the_file_that_is_read() -> None:
         pytest.param(
             {"BATCHCANCEL_PROFILE": "nigt"},
             "[profile.night]\n",
-            "batchcancel.toml has no table [profile.nigt]; did you mean 'night'?",
+            "batchcancel.toml has no table [profile.nigt]. Did you mean night?",
             id="profile that is not there",
         ),
         pytest.param(

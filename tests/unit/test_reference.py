@@ -1,0 +1,392 @@
+"""The reference is made from the code: commands, flags, variables, keys, exit codes, fields.
+
+``.venv/bin/pytest tests/unit --rewrite-docs -k docs`` writes its generated blocks anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from batchcancel import errors
+from batchcancel.cli import batchcancel as group
+from batchcancel.cli.exit_codes import ExitCode, of_error
+from batchcancel.cli.help import TaskCommand, TaskOption
+from batchcancel.errors import BatchCancelError
+from batchcancel.ledger.record import EndRecord, ManifestRecord, RunRecord
+from batchcancel.model import (
+    Outcome,
+    PauseCause,
+    Reason,
+    Result,
+    RunState,
+    RunSummary,
+    Sighting,
+    Skip,
+    StoppedMerchant,
+    Tally,
+    Vitals,
+)
+from batchcancel.observe.tracker import Tracker
+from batchcancel.observe.words import json_line
+from batchcancel.report import summary_json
+from batchcancel.report.exports import COLUMNS
+from batchcancel.sandbox.answers import Answer
+from batchcancel.sandbox.requests import Operation
+from batchcancel.sandbox.server import _log_line
+from batchcancel.sandbox.wire import WireRequest
+from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task, allowed
+
+if TYPE_CHECKING:
+    from tests.conftest import HoldBlock, WriteLedger
+
+REFERENCE = Path(__file__).parents[2] / "docs/reference"
+COMMANDS = group.list_commands(click.Context(group))
+
+
+def page(name: str) -> str:
+    """Read a page of the reference."""
+    return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """Return the text of a page under a heading of the second level."""
+    return page(name).split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def named(text: str) -> list[str]:
+    """Return the names in the first column of the tables in a text, in their order."""
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+
+
+def table(*rows: tuple[str, ...]) -> Iterator[str]:
+    """Write rows as a table of Markdown, the first one as its header."""
+    header, *rest = rows
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
+    for row in rest:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def describe_command(name: str) -> Iterator[str]:
+    """Write a section on a command: what it does, examples, its flags by task."""
+    command = group.get_command(click.Context(group), name)
+    assert isinstance(command, TaskCommand)
+    with command.make_context(name, [], resilient_parsing=True) as context:
+        arguments = " ".join(command.collect_usage_pieces(context))
+        yield f"## {name}"
+        yield ""
+        yield f"    batchcancel {name} {arguments}"
+        yield ""
+        yield inspect.cleandoc(command.help or "").replace("<", "\\<").replace("*", "\\*")
+        yield ""
+        yield "```sh"
+        for purpose, line in command.examples:
+            yield f"# {purpose}"
+            yield line
+        yield "```"
+        yield ""
+        tasks: dict[str, list[tuple[str, ...]]] = {}
+        for parameter in command.params:
+            if isinstance(parameter, TaskOption):
+                record = parameter.get_help_record(context)
+                assert record is not None
+                tasks.setdefault(parameter.task, []).append((f"`{record[0]}`", record[1].replace("<", "\\<")))
+    for task, flags in tasks.items():
+        yield from table((task, ""), *flags)
+
+
+def test_docs_of_commands_are_generated(hold_block: HoldBlock) -> None:
+    """Every command, in the order of the help."""
+    lines = [line for name in COMMANDS for line in describe_command(name)]
+    hold_block("reference/commands.md", "commands", "\n".join(lines))
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def describe_option(name: str) -> tuple[str, ...]:
+    """Write a row on an option: its variable and key, what it takes, its default, what it is for."""
+    default = Options.__struct_defaults__[Options.__struct_fields__.index(name)]
+    shown = (
+        ""
+        if default in (None, (), False)
+        else f"`{default:g}`"
+        if isinstance(default, int | float)
+        else f"`{default}`"
+    )
+    variable = "" if name in FLAG_ONLY else f"`BATCHCANCEL_{name.upper()}`"
+    takes = "texts, with commas between them" if name in LISTS else allowed(name)
+    description = get_args(HINTS[name])[1].description.replace("<", "\\<")
+    return variable or "a flag only", f"`{name}`", takes, shown, description
+
+
+def options_of(task: Task | None) -> list[str]:
+    """Return the options whose flag is in a section of the help; without a task those without a flag."""
+    return [name for name, hint in HINTS.items() if get_args(hint)[1].extra.get("task") is task]
+
+
+HEADER = ("variable", "key, and flag with `-` for `_`", "takes", "default", "what it is for")
+
+
+def test_docs_of_flags_are_generated(hold_block: HoldBlock) -> None:
+    """By what they are for, as in the help."""
+    lines: list[str] = []
+    for task in Task:
+        lines += [f"### {task}", "", *table(HEADER, *map(describe_option, options_of(task)))]
+    hold_block("reference/options.md", "flags", "\n".join(lines))
+
+
+def test_docs_of_keys_are_generated(hold_block: HoldBlock) -> None:
+    """Those without a flag."""
+    header = (HEADER[0], "key", *HEADER[2:])
+    hold_block(
+        "reference/options.md", "keys", "\n".join(table(header, *map(describe_option, options_of(None))))
+    )
+
+
+def test_every_option_is_in_the_reference_once() -> None:
+    """With a flag or without one."""
+    both = [name for task in (*Task, None) for name in options_of(task)]
+    assert sorted(both) == sorted(Options.__struct_fields__)
+
+
+def test_every_variable_named_in_the_reference_is_an_option() -> None:
+    """Two more choose the file and its profile; one is click's."""
+    text = "".join(path.read_text(encoding="utf-8") for path in REFERENCE.glob("*.md"))
+    variables = {name.lower() for name in re.findall(r"\bBATCHCANCEL_([A-Z0-9_]+)", text)}
+    assert variables - {"config", "profile"} <= set(Options.__struct_fields__)
+
+
+# --- exit codes -----------------------------------------------------------------------------------
+
+
+def meanings() -> dict[str, str]:
+    """Read what stands below each exit code in its class."""
+    (body,) = ast.parse(inspect.getsource(ExitCode)).body
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for code, text in zip(body.body[1::2], body.body[2::2], strict=True):
+        assert isinstance(code, ast.Assign)
+        assert isinstance(code.targets[0], ast.Name)
+        assert isinstance(text, ast.Expr)
+        assert isinstance(text.value, ast.Constant)
+        found[code.targets[0].id] = str(text.value.value).replace("``", "`")
+    return found
+
+
+def causes_of(code: ExitCode) -> list[str]:
+    """Return the first sentences of the errors that end with a code; of families, their members."""
+    found = [
+        one
+        for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, BatchCancelError) and not one.__subclasses__()
+        if of_error(one()) is code and "never reaches" not in (one.__doc__ or "")
+        if not issubclass(one, errors.TransportError)
+    ]
+    return [
+        inspect.cleandoc(one.__doc__ or "").splitlines()[0].rstrip(".").replace("``", "`") for one in found
+    ]
+
+
+def test_docs_of_exit_codes_are_generated(hold_block: HoldBlock) -> None:
+    """What each means, and which errors end with it."""
+    said = meanings()
+    rows = [(str(code.value), said[code.name], "; ".join(causes_of(code))) for code in ExitCode]
+    text = "\n".join(table(("code", "meaning", "among others"), *rows))
+    hold_block("reference/exit-codes.md", "codes", text)
+
+
+def test_every_exit_code_has_its_advice() -> None:
+    """All but a defect, for which there is none."""
+    advised = re.findall(r"^\| (\d) \|", section("exit-codes.md", "What to do"), re.MULTILINE)
+    assert [int(code) for code in advised] == [code for code in ExitCode if code is not ExitCode.DEFECT]
+    assert all(f"{code}" in page("exit-codes.md") for code in (129, 130, 143))
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("`run`", ("type", *RunRecord.__struct_fields__, "crc")),
+        ("`result`", ("type", "run_id", *Result.__struct_fields__, "crc")),
+        ("`skip`", ("type", "run_id", *Skip.__struct_fields__, "crc")),
+        ("`sighting`", ("type", "run_id", *Sighting.__struct_fields__, "crc")),
+        ("`end`", ("type", *EndRecord.__struct_fields__, "crc")),
+    ],
+)
+def test_every_field_of_the_ledger_is_explained_in_its_order(heading: str, fields: tuple[str, ...]) -> None:
+    """The tables are the format."""
+    assert named(section("ledger.md", heading)) == list(fields)
+
+
+def test_the_parts_of_fields_are_named() -> None:
+    """What a manifest in `run` says, and what `end` counts."""
+    for name in ManifestRecord.__struct_fields__:
+        assert f"`{name}`" in section("ledger.md", "`run`")
+    for name in ("rows", *Outcome, "settled_earlier", "duplicates", "excluded", "open"):
+        assert f"`{name}`" in section("ledger.md", "`end`")
+    for state in RunState:
+        assert f"`{state}`" in section("ledger.md", "`end`")
+
+
+def test_every_reason_and_outcome_is_explained() -> None:
+    """Each reason has its row, beside the right outcome, and says whether it is asked again."""
+    rows = re.findall(
+        r"^\|(.*?)\| (`.*?`) \| .*? \| (yes|no) \|$",
+        section("ledger.md", "Outcomes and reasons"),
+        re.MULTILINE,
+    )
+    explained, outcome = {}, ""
+    for first, reasons, again in rows:
+        outcome = first.strip("` ") or outcome
+        for reason in re.findall(r"`(\w+)`", reasons):
+            explained[reason] = (outcome, again)
+    assert explained == {
+        reason.value: (reason.outcome.value, "no" if reason.is_final else "yes") for reason in Reason
+    }
+    assert {outcome for outcome, _ in explained.values()} == set(Outcome)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def keys(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the keys of a document, those of objects in lists after the list's own as ``list.key``."""
+    for key, value in document.items():
+        yield key
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from (f"{key}.{inner}" for inner in keys(value[0]))
+
+
+def run_document() -> dict[str, Any]:
+    """Make a summary in which everything is."""
+    summary = RunSummary(
+        run_id="r", env="test", host="h", merchant_id="example_merchant", ledger="l", state=RunState.STOPPED,
+        why="why", tally=Tally(rows=1, open=1), amounts_canceled={}, duration_s=1.0,
+        stopped_merchants=(StoppedMerchant(merchant_id="m", open=1, why="why"),),
+    )  # fmt: skip
+    document: dict[str, Any] = json.loads(summary_json(summary, exit_code=4))
+    return document
+
+
+def call(*words: str) -> dict[str, Any]:
+    """Run a command that writes JSON."""
+    document: dict[str, Any] = json.loads(CliRunner().invoke(group, words, standalone_mode=False).stdout)
+    return document
+
+
+@pytest.fixture
+def report_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]:
+    """Report on a ledger with a file and with rows that are left."""
+    path = write_ledger(tmp_path / "l.jsonl", {})
+    (tmp_path / "m.txt").write_text("9\n", encoding="utf-8")
+    words = [
+        "--csv",
+        f"{tmp_path}/c.csv",
+        "--open-rows",
+        f"{tmp_path}/o.txt",
+        "--manifest",
+        f"{tmp_path}/m.txt",
+    ]
+    document = call("report", str(path), "--json", *words)
+    document["left"] = [document["left"]]
+    return document
+
+
+@pytest.fixture
+def verify_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]:
+    """Audit a damaged ledger, and salvage it."""
+    path = write_ledger(tmp_path / "l.jsonl", {}, {}, state=None)
+    path.write_bytes(path.read_bytes().replace(b"2601", b"26x1"))
+    document = call("verify", str(path), "--json", "--salvage", f"{tmp_path}/new.jsonl")
+    document["salvage"] = [document["salvage"]]
+    return document
+
+
+def test_keys_of_run_are_explained_in_their_order() -> None:
+    """The reference is the interface."""
+    assert named(section("json.md", "`run --json`")) == list(keys(run_document()))
+
+
+def test_keys_of_progress_are_explained_in_their_order() -> None:
+    """The reference is the interface; so are the causes of a pause, which are named in their row."""
+    vitals = Vitals(
+        in_flight=0, allowed_rate=None, set_rate=None, held_by=None, rows_left=0, is_stopping=False
+    )
+    moment = Tracker(total=0, vitals=lambda: vitals, clock=lambda: 0.0).moment()
+    text = section("json.md", "`run --progress json`")
+    assert named(text) == list(json.loads(json_line(moment, ended=True)))
+    assert [cause for cause in PauseCause if f"`{cause}`" not in text] == []
+
+
+def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
+    """The reference is the interface; the parts of a status are named in its row."""
+    (tmp_path / "m.txt").write_text("1\n", encoding="utf-8")
+    document = call(
+        "plan", f"{tmp_path}/m.txt", "--env", "sandbox", "--json", "--ledger", f"{tmp_path}/l.jsonl"
+    )
+    text = section("json.md", "`plan --json`")
+    assert named(text) == list(document)
+    assert list(document["statuses"]["SENT"]) == ["invoices", "open_amounts", "without_amount"]
+    assert all(f"`{key}`" in text for key in document["statuses"]["SENT"])
+
+
+def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, Any]) -> None:
+    """The reference is the interface."""
+    assert named(section("json.md", "`report --json`")) == list(keys(report_document))
+
+
+def test_keys_of_verify_are_explained_in_their_order(verify_document: dict[str, Any]) -> None:
+    """The reference is the interface."""
+    assert named(section("json.md", "`verify --json`")) == list(keys(verify_document))
+
+
+def test_keys_of_doctor_are_explained_in_their_order() -> None:
+    """The reference is the interface."""
+    document = call("doctor", "--env", "sandbox", "--live-check", "--json")
+    document["live_check"] = [document["live_check"]]
+    assert named(section("json.md", "`doctor --json`")) == list(keys(document))
+
+
+def test_keys_of_the_simulator_s_log_are_explained_in_their_order() -> None:
+    """Tests of other people's programs count its lines."""
+    wire = WireRequest(method="GET", target="/", headers={}, body=b"")
+    line = _log_line(0.0, wire, Operation.GET, None, Answer(http_status=None), 1)
+    assert named(section("json.md", "`sandbox --log`")) == list(json.loads(line))
+
+
+def test_columns_of_exports_are_explained_in_their_order() -> None:
+    """CSV, XLSX and JSONL have the same."""
+    assert named(section("json.md", "Exports of `report`")) == [*COLUMNS, "keep"]
+
+
+# --- that these tests can fail --------------------------------------------------------------------
+
+
+def test_a_page_that_says_something_else_is_found(
+    hold_block: HoldBlock, request: pytest.FixtureRequest
+) -> None:
+    """Neither an old block passes nor one that is missing."""
+    if request.config.getoption("--rewrite-docs"):
+        pytest.skip("nothing is compared while the pages are written")
+    with pytest.raises(AssertionError, match="--rewrite-docs"):
+        hold_block("reference/options.md", "keys", "another text")
+    with pytest.raises(AssertionError, match="has no block nothing"):
+        hold_block("reference/options.md", "nothing", "")
