@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Look before": {
+        "list": "Make a manifest of the invoices that the service lists.",
         "plan": "Say what a run would do with the invoices of a manifest, and change nothing.",
     },
     "Do it": {
@@ -36,11 +37,15 @@ _COMMANDS: Final[dict[str, dict[str, str]]] = {
         "completion": "Print the script with which a shell completes commands, flags and paths.",
     },
 }
-"""By task, each command with its purpose; its module and its function have its name."""
+"""By task, each command with its purpose; its module and its function have its name, but see ``_NAMES``."""
 _PURPOSES: Final = {name: purpose for commands in _COMMANDS.values() for name, purpose in commands.items()}
 
 COMPLETION_VARIABLE: Final = "_BATCHCANCEL_COMPLETE"
 """What a shell sets to ask for completions; click's name for it."""
+
+
+_NAMES: Final = {"list": "list_invoices"}
+"""Commands whose module and function are called otherwise: a module of that name would hide a builtin."""
 
 
 class _LazyGroup(click.Group):
@@ -52,7 +57,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _PURPOSES:
             return None
-        command: click.Command = getattr(import_module(f"batchcancel.cli.{cmd_name}"), cmd_name)
+        name = _NAMES.get(cmd_name, cmd_name)
+        command: click.Command = getattr(import_module(f"batchcancel.cli.{name}"), name)
         return command
 
     def resolve_command(
@@ -150,7 +156,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as exc:
         # click turns every KeyboardInterrupt into its own Abort.
         interrupt = exc.__cause__ or exc
-        say("Interrupted; nothing was sent.", fg="yellow")
+        say(f"Interrupted; {getattr(interrupt, 'what_was_left', 'nothing was sent')}.", fg="yellow")
         return exit_codes.of_signal(getattr(interrupt, "signum", signal.SIGINT))
     except (ConservationError, ReadOnlyError):
         raise

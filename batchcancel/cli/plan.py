@@ -22,6 +22,11 @@ _NOT_HERE: Final = frozenset(
         "dry_run",
         "plan",
         "plan_max_age",
+        "metrics_file",
+        "metrics_port",
+        "metrics_host",
+        "ping_url",
+        "notify_url",
     }
 )
 """Flags of a run that say something of canceling only."""

@@ -43,11 +43,11 @@ class _Percent(click.ParamType[float]):
     examples=[
         (
             "Write every difference down",
-            "batchcancel reconcile invoices.test.ledger.jsonl --env test --differences differences.tsv",
+            "batchcancel reconcile old.ledger.jsonl --env test --differences found.tsv",
         ),
         (
             "Look at one invoice in a hundred, the same ones each time",
-            "batchcancel reconcile invoices.test.ledger.jsonl --env test --sample 1% --seed 7",
+            "batchcancel reconcile old.ledger.jsonl --env test --sample 1% --seed 7",
         ),
     ],
 )

@@ -61,16 +61,20 @@ def run(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: A
     Credentials come from the environment or batchcancel.toml, never from the command line:
     BATCHCANCEL_MERCHANT_ID, BATCHCANCEL_KEY_ID, BATCHCANCEL_SHARED_SECRET (or _FILE).
     """
-    from batchcancel.cli.session import run_job  # noqa: PLC0415 - help has to be quick
-    from batchcancel.settings import load_settings  # noqa: PLC0415 - likewise
+    from batchcancel.cli.observers import observing  # noqa: PLC0415 - help has to be quick
+    from batchcancel.cli.session import run_job  # noqa: PLC0415 - likewise
+    from batchcancel.settings import load_receivers, load_settings  # noqa: PLC0415 - likewise
 
-    settings = load_settings(manifests, **given(flags))
-    for warning in settings.warnings:
-        say(f"Warning: {warning}", fg="yellow")
-    if settings.options.dry_run:
-        from batchcancel.cli.look_ahead import look_ahead  # noqa: PLC0415 - few runs are
+    with observing(load_receivers(**given(flags))) as observers:
+        settings = load_settings(manifests, **given(flags))
+        for warning in settings.warnings:
+            say(f"Warning: {warning}", fg="yellow")
+        if settings.options.dry_run:
+            from batchcancel.cli.look_ahead import look_ahead  # noqa: PLC0415 - few runs are
 
-        return look_ahead(settings, out=out, force=force)
-    if out is not None or force:
-        raise click.UsageError("--out and --force belong to --dry-run: a run writes its ledger.")
-    return run_job(settings)
+            return look_ahead(settings, out=out, force=force)
+        if out is not None or force:
+            raise click.UsageError("--out and --force belong to --dry-run: a run writes its ledger.")
+        code = run_job(settings, observers)
+        observers.end(code)
+        return code

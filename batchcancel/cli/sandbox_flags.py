@@ -45,6 +45,13 @@ _FLAGS: Final = (
         show_default=True,
         help="0: a free one",
     ),
+    flag(
+        "--invoices",
+        task=_LISTEN,
+        type=click.IntRange(0, 1_000_000),
+        metavar="N",
+        help="begin with so many made-up invoices of every kind, for 'batchcancel list' (default: 0)",
+    ),
     flag("--seed", task=_LISTEN, type=int, metavar="N", help="what chance is drawn from (default: 0)"),
     flag("--log", task=_LISTEN, type=_FILE, metavar="FILE", help="append a JSON line a request"),
     flag(

@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +14,14 @@ import click
 
 from batchcancel.cli import exit_codes, say, write_out
 from batchcancel.cli.ahead import say_what_is_ahead
-from batchcancel.cli.log import open_log_of
 from batchcancel.cli.loop import run_in_loop
+from batchcancel.cli.observers import Observers
 from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
 from batchcancel.model import RunState, RunSummary
-from batchcancel.observe import Broadcast
 from batchcancel.observe.controls import Controls
 from batchcancel.observe.progress import show_progress
 from batchcancel.report import count_invoices, summary_json, summary_text
@@ -31,20 +29,24 @@ from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
 
 
-def run_job(settings: Settings) -> int:
+def run_job(settings: Settings, observers: Observers) -> int:
     """Run a job to its end, show it to a person, and return the exit code.
+
+    Args:
+        settings: What to do.
+        observers: Who else watches; told of everything but the end.
 
     Raises:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
-    return run_in_loop(partial(_run_job, settings, _checked_page(settings)))
+    return run_in_loop(partial(_run_job, settings, observers, _checked_page(settings)))
 
 
-async def _run_job(settings: Settings, page: Path | None, before_run: list[int]) -> int:
-    with signals_cancel(before_run), closing(open_log_of(settings)) as log:
-        watchers = Broadcast(log)
-        async with Job(settings, on_event=watchers) as job:
+async def _run_job(settings: Settings, observers: Observers, page: Path | None, before_run: list[int]) -> int:
+    with signals_cancel(before_run):
+        watchers = observers.begin(settings)
+        async with Job(settings, on_event=watchers) as job, observers.watching(job):
             if job.has_rows:
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
                 say(f"  ledger    {settings.ledger}")
@@ -60,6 +62,7 @@ async def _run_job(settings: Settings, page: Path | None, before_run: list[int])
                     summary = await job.run()
     received = stops.received
     code = exit_codes.of_summary(summary, signum=received[0] if received else None)
+    observers.note_summary(summary)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
     if page is not None and summary.run_id is not None:
         _write_page(settings.ledger, page, is_interrupted=bool(received))

@@ -12,14 +12,22 @@ from typing import Final, Protocol
 from batchcancel.cli import say
 from batchcancel.pipeline import DRAIN_S
 
-_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that end a run well, each with an exit code of its own."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing was being sent."""
+    """A signal came while nothing was being changed."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, what_was_left: str = "nothing was sent") -> None:
+        """Note what a person has to know.
+
+        Args:
+            signum: The signal.
+            what_was_left: What was not done, the end of a sentence.
+        """
         self.signum = signum
+        self.what_was_left = what_was_left
 
 
 class Stoppable(Protocol):
@@ -37,7 +45,7 @@ def signals_raise() -> Iterator[None]:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             signal.signal(signum, interrupt)
@@ -64,7 +72,7 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
             task.cancel()
         received.append(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(signum, cancel, signum)
@@ -108,7 +116,7 @@ def signals_stop(stoppable: Stoppable) -> Iterator[Stops]:
     """Make each signal stop what is going on, and a second one abort it."""
     loop = asyncio.get_running_loop()
     stops = Stops(stoppable)
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(signum, stops.stop, signum)

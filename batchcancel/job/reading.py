@@ -67,13 +67,19 @@ class Reading:
     ) -> None:
         await self._resources.aclose()
 
-    async def open(self, merchants: Collection[str | None] = (None,)) -> None:
+    async def open(self, merchants: Collection[str | None] = (None,), *, simulated_invoices: int = 0) -> None:
         """Open the client, and the simulator where it is what is called; nothing is sent.
 
         Args:
             merchants: Whose invoices are looked at; None is the own merchant.
+            simulated_invoices: How many made-up invoices the simulator begins with.
         """
-        self.base_url = await base_url_of(self.settings, merchants=merchants, resources=self._resources)
+        self.base_url = await base_url_of(
+            self.settings,
+            merchants=merchants,
+            resources=self._resources,
+            simulated_invoices=simulated_invoices,
+        )
         client = build_client(
             self.settings,
             self._keys,

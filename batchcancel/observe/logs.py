@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    ListProgressed,
     MerchantStopped,
     PauseCause,
     PauseEnded,
@@ -40,6 +42,11 @@ class Log:
         """Write the event's line."""
         if self._tells_requests or not isinstance(event, RequestFinished):  # by far the most, rarely wanted
             _write(self._logger, event)
+
+    def warn(self, event: str, **fields: str | None) -> None:
+        """Write a line about something beside the run that failed; nobody has to be able to read it."""
+        with suppress(OSError):
+            self._logger.warning(event, **fields)
 
     def close(self) -> None:
         """Close the log's file, if it has one; every line is in it already."""
@@ -139,12 +146,27 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
                 size_bytes=event.size_bytes,
                 sync_ms=round(event.sync_s * 1000, 1),
             )
+        case ListProgressed():
+            log.debug(
+                "list.progressed",
+                rows=event.rows,
+                status=event.status,
+                total=event.total,
+                looked_up=event.looked_up,
+                to_look_up=event.to_look_up,
+            )
+        case StopRequested() | MerchantStopped():
+            _write_stop(log, event)
+        case KeyFileChanged() | DecryptionFailed():
+            _write_key(log, event)
+
+
+def _write_stop(log: Any, event: StopRequested | MerchantStopped) -> None:  # noqa: ANN401 - as above
+    match event:
         case StopRequested():
             log.info("stop.requested", why=event.why)
         case MerchantStopped():
             log.warning("merchant.stopped", merchant_id=event.merchant_id, why=event.why)
-        case KeyFileChanged() | DecryptionFailed():
-            _write_key(log, event)
 
 
 def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # noqa: ANN401 - as above

@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
-from tenacity.wait import wait_base
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from batchcancel.errors import RunStoppingError, SafetyStopError, TransportError
 from batchcancel.model import (
@@ -23,6 +22,7 @@ from batchcancel.model import (
     RequestKind,
     RetryScheduled,
 )
+from batchcancel.retry.back_off import AsDecided
 from batchcancel.retry.case import Case, LeftOpen, Seen, Settled, Step, Waiting
 from batchcancel.verdict import (
     Answer,
@@ -82,17 +82,6 @@ class Lane(Protocol):
     def idle_s_since(self, began_at: float) -> float:
         """Return the seconds since that time that were an outage, or paused by hand."""
         ...
-
-
-class _AsDecided(wait_base):
-    """The wait that the verdict asks for, or jittered exponential back-off from 0.5 to 20 s."""
-
-    _back_off = wait_random_exponential(multiplier=1, min=0.5, max=20)
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        assert retry_state.outcome is not None  # noqa: S101 - tenacity sets it before it waits
-        after_s: float | None = retry_state.outcome.result().after_s
-        return self._back_off(retry_state) if after_s is None else after_s
 
 
 class Retrier:
@@ -189,7 +178,7 @@ class Retrier:
 
         step: Step = await AsyncRetrying(
             sleep=self._lane.sleep,
-            wait=_AsDecided(),
+            wait=AsDecided(),
             retry=retry_if_result(lambda step: isinstance(step, Waiting)),
             before_sleep=announce,
         )(next_step)

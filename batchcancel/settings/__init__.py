@@ -42,6 +42,7 @@ from batchcancel.settings.options import (
     Progress,
     RetryErrors,
 )
+from batchcancel.settings.receivers import Receiver, Receivers, read_receivers
 from batchcancel.settings.secret_files import Secret
 from batchcancel.settings.sources import Gathering, is_file
 from batchcancel.settings.target import find_proxy, find_target
@@ -58,11 +59,14 @@ __all__ = [
     "Options",
     "P12File",
     "Progress",
+    "Receiver",
+    "Receivers",
     "ResponseKeyFile",
     "RetryErrors",
     "Secret",
     "Settings",
     "SharedSecret",
+    "load_receivers",
     "load_settings",
 ]
 
@@ -144,13 +148,48 @@ def load_settings(
         raise exc.with_traceback(None) from None
 
 
-def _load(
-    manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any], *, for_run: bool
-) -> Settings:
+def load_receivers(
+    *,
+    environ: Mapping[str, str] | None = None,
+    **flags: Any,  # noqa: ANN401 - as above
+) -> Receivers:
+    """Gather the options and say who is told of a run; the others are not checked yet.
+
+    So somebody can be told that they are wrong. Nobody is told of a dry run.
+
+    Args:
+        environ: The environment; the process's own by default.
+        **flags: Options of ``Options`` by name; None counts as not given.
+
+    Raises:
+        SettingsError: An address can't be used, or an option is unknown or not of its type.
+    """
+    try:
+        return _load_receivers(os.environ if environ is None else environ, flags)
+    except SettingsError as exc:
+        raise exc.with_traceback(None) from None
+
+
+def _load_receivers(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Receivers:
+    gathering = _gather(environ, flags)
+    options = Options(**gathering.values)
+    if options.dry_run:
+        return Receivers(ping=None, notify=None)
+    return read_receivers(options, sources=gathering.sources, environ=environ)
+
+
+def _gather(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Gathering:
     gathering = Gathering()
     gathering.read_file(environ)
     gathering.read_environment(environ)
     gathering.read_flags(flags)
+    return gathering
+
+
+def _load(
+    manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any], *, for_run: bool
+) -> Settings:
+    gathering = _gather(environ, flags)
     try:
         return _check(manifests, gathering, environ, for_run=for_run)
     except SettingsError as exc:
@@ -170,7 +209,12 @@ def _check(
         raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
     ledger = _ledger(manifests, options, environment, for_run=for_run)
     others = (getattr(options, name) for name in sorted(FILES))
-    _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
+    read = [ledger, *map(Path, manifests), *(Path(path) for path in others if path)]
+    written = [Path(path) for path in (options.log_file, options.report) if path]
+    _keep_apart("The log", options.log_file, read, "the ledger or a file that is read")
+    _keep_apart("The metrics", options.metrics_file, read, "the ledger or a file that is read")
+    _keep_apart("The metrics", options.metrics_file, written, "the log or the page")
+    _check_metrics(options, gathering)
     return Settings(
         manifests=manifests,
         options=options,
@@ -230,18 +274,22 @@ def _ledger(manifests: tuple[str, ...], options: Options, environment: Environme
     return Path(f"{path.stem}.{environment}.ledger.jsonl")
 
 
-def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
-    """Refuse a log file that is another file of the run: log lines would be appended to it."""
-    if options.log_file is None:
+def _check_metrics(options: Options, gathering: Gathering) -> None:
+    """Refuse an address for a port that nobody asked for."""
+    if options.metrics_port is None and "metrics_host" in gathering.sources:
+        raise SettingsError(f"{gathering.sources['metrics_host']} goes with --metrics-port.")
+
+
+def _keep_apart(what: str, path: str | None, others: Sequence[Path], which: str) -> None:
+    """Refuse to write a file that is another file of the run: it would be replaced or appended to."""
+    if path is None:
         return
     try:
-        is_other = os.path.realpath(options.log_file) in map(os.path.realpath, others)
+        is_other = os.path.realpath(path) in map(os.path.realpath, others)
     except ValueError:
         raise SettingsError("A path holds a NUL character.") from None
     if is_other:
-        raise SettingsError(
-            f"The log can't go to {options.log_file}: that is the ledger or a file that is read."
-        )
+        raise SettingsError(f"{what} can't go to {path}: that is {which}.")
 
 
 def _is_fifo(path: Path) -> bool:

@@ -88,6 +88,7 @@ class Task(StrEnum):
     PATIENCE = "When the service is slow or fails"
     OUTPUT = "What is shown and written"
     LOG = "The log"
+    WATCH = "Who else watches"
 
 
 def _flag(
@@ -250,6 +251,36 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_file: Annotated[
         str | None, _flag(Task.LOG, "write the log there instead of standard error", "PATH")
     ] = None
+    metrics_file: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH, "write metrics there for node_exporter (*.prom), every 10 s and at the end", "PATH"
+        ),
+    ] = None
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65_535)] | None,
+        _flag(Task.WATCH, "serve metrics for Prometheus while the run lasts; 0 takes a free port", "N"),
+    ] = None
+    metrics_host: Annotated[str, _flag(Task.WATCH, "the address that port is on", "HOST")] = "127.0.0.1"
+    ping_url: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH,
+            "a health check: called with /start, at the end as it is, or with /fail; better said in "
+            "BATCHCANCEL_PING_URL, since others can read command lines",
+            "URL",
+        ),
+    ] = None
+    ping_url_file: Annotated[str | None, _key("a file that holds the health check's address")] = None
+    notify_url: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH,
+            "told of start and end by a POST of JSON; better said in BATCHCANCEL_NOTIFY_URL, likewise",
+            "URL",
+        ),
+    ] = None
+    notify_url_file: Annotated[str | None, _key("a file that holds that receiver's address")] = None
     auth: Annotated[Auth, _key("how requests are signed")] = Auth.JWT
     merchant_id: Annotated[str | None, _key("the merchant whose invoices are canceled")] = None
     key_id: Annotated[str | None, _key("the id of the shared secret key")] = None
@@ -294,7 +325,9 @@ LISTS: Final = frozenset({"keep", "match"})
 """Options that take several texts; in the environment commas stand between them."""
 PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
 """Options in percent; the sign may be written or left out."""
-SECRETS: Final = frozenset({"shared_secret", "p12_password", "mle_response_key_password"})
+SECRETS: Final = frozenset(
+    {"shared_secret", "p12_password", "mle_response_key_password", "ping_url", "notify_url"}
+)
 """Options that are secret; each has a twin ``_file`` that names a file with the secret."""
 FILES: Final = frozenset(
     {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude", "plan"}

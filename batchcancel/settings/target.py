@@ -78,7 +78,7 @@ def find_proxy(
     """
     if base_url is None or environment is Environment.SANDBOX:
         return None
-    proxy = options.proxy or _proxy_of_environment(urlsplit(base_url).netloc, environ)
+    proxy = options.proxy or proxy_of_environment("https", urlsplit(base_url).netloc, environ)
     if proxy is None:
         return None
     try:
@@ -91,7 +91,14 @@ def find_proxy(
     return proxy
 
 
-def _proxy_of_environment(host_and_port: str, environ: Mapping[str, str]) -> str | None:
+def proxy_of_environment(scheme: str, host_and_port: str, environ: Mapping[str, str]) -> str | None:
+    """Return what HTTPS_PROXY or HTTP_PROXY, and NO_PROXY, say of a host; None for no proxy.
+
+    Args:
+        scheme: ``https`` or ``http``.
+        host_and_port: As they stand in an address.
+        environ: The environment.
+    """
     # Slow, and --help needs it not; public, though typeshed leaves it out.
     from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415
 
@@ -100,4 +107,4 @@ def _proxy_of_environment(host_and_port: str, environ: Mapping[str, str]) -> str
 
     if proxy_bypass_environment(host_and_port, {"no": value("no_proxy")}):
         return None
-    return value("https_proxy") or None
+    return value(f"{scheme}_proxy") or None

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
-PAGES: Final = ("tutorial.md", *(f"how-to/{name}.md" for name in ("audit", "clean-up", "migrate", "resume")))
+PAGES: Final = (
+    "tutorial.md",
+    *(f"how-to/{name}.md" for name in ("audit", "clean-up", "list", "migrate", "resume")),
+)
 NOT_RUN: Final = {
     "install": "it would take the network; the README's own command is what .ci/run installs with",
     "key": "it names a key that is nobody's",

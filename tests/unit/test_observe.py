@@ -26,6 +26,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    ListProgressed,
     MerchantStopped,
     PauseCause,
     PauseEnded,
@@ -178,6 +179,18 @@ LINES: list[tuple[Event, dict[str, object]]] = [
             "level": "warning",
             "has_key": True,
             "hint": "encrypted replies can't be read; their invoices are looked up",
+        },
+    ),
+    (
+        ListProgressed(rows=2000, status="SENT", total=38449),
+        {
+            "event": "list.progressed",
+            "level": "debug",
+            "rows": 2000,
+            "status": "SENT",
+            "total": 38449,
+            "looked_up": 0,
+            "to_look_up": 0,
         },
     ),
 ]

@@ -245,6 +245,7 @@ async def test_the_lines_of_rows_are_pinned(tmp_path: Path) -> None:
         "balance",
         "currency",
         "due_date",
+        "created_at",
         "correlation_id",
         "submitted_at",
         "at",

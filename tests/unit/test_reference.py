@@ -315,8 +315,10 @@ def verify_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]
     """Audit a damaged ledger, and salvage it."""
     path = write_ledger(tmp_path / "l.jsonl", {}, {}, state=None)
     path.write_bytes(path.read_bytes().replace(b"2601", b"26x1"))
-    document = call("verify", str(path), "--json", "--salvage", f"{tmp_path}/new.jsonl")
-    document["salvage"] = [document["salvage"]]
+    (tmp_path / "m.txt").write_text("2600\n9\n", encoding="utf-8")
+    words = ("--salvage", f"{tmp_path}/new.jsonl", "--manifest", f"{tmp_path}/m.txt")
+    document = call("verify", str(path), "--json", *words)
+    document["salvage"], document["manifest"] = [document["salvage"]], [document["manifest"]]
     return document
 
 

@@ -143,6 +143,8 @@ TAKEN: list[tuple[str, str, object]] = [
     ("log_format", "json", LogFormat.JSON),
     ("log_level", "debug", LogLevel.DEBUG),
     ("log_file", "run.log", "run.log"),
+    ("metrics_file", "nightly.prom", "nightly.prom"),
+    ("metrics_port", "0", 0),
 ]
 CREDENTIALS = {
     "BATCHCANCEL_MERCHANT_ID": "merchant",
@@ -292,7 +294,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("variable", "end"),
     [
-        ("BATCHCANCEL_SERVICE_PORT_HTTPS", "."),
+        ("BATCHCANCEL_PORT_8443_TCP_PROTO", "."),
         ("BATCHCANCEL_ZEBRA", "."),
         ("BATCHCANCEL_CONCURENCY", ". Did you mean BATCHCANCEL_CONCURRENCY?"),
         ("BATCHCANCEL_RAT", ". Did you mean BATCHCANCEL_RATE?"),
@@ -613,6 +615,35 @@ def test_a_log_of_its_own_is_taken(ledger: str | None, log_file: str, same_file:
 
 
 @pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("ledger", "the ledger or a file that is read"),
+        ("exclude", "the ledger or a file that is read"),
+        ("log_file", "the log or the page"),
+        ("report", "the log or the page"),
+    ],
+)
+def test_metrics_that_would_replace_another_file_are_refused(other: str, why: str, elsewhere: Path) -> None:
+    """The file is replaced as a whole, so nothing would be left of the other."""
+    (elsewhere / "file").touch()
+    with pytest.raises(SettingsError, match=rf"^The metrics can't go to \./file: that is {why}\.$"):
+        load({}, metrics_file="./file", **{other: "file"})
+
+
+def test_metrics_that_would_replace_the_manifest_are_refused(elsewhere: Path) -> None:
+    """A mistyped command must not cost the export."""
+    with pytest.raises(SettingsError, match="that is the ledger or a file that is read"):
+        load_settings(["invoices.csv"], environ={}, env="sandbox", metrics_file=f"{elsewhere}/invoices.csv")
+
+
+def test_a_host_for_metrics_without_a_port_is_refused() -> None:
+    """Whoever names it believes that something is served there."""
+    with pytest.raises(SettingsError, match=r"^--metrics-host goes with --metrics-port\.$"):
+        load(metrics_host="0.0.0.0")  # noqa: S104 - refused
+    assert load(metrics_host="::1", metrics_port=9464).options.metrics_host == "::1"
+
+
+@pytest.mark.parametrize(
     ("flags", "rate"),
     [
         pytest.param({"env": "sandbox"}, None, id="simulator"),
@@ -663,6 +694,7 @@ def test_every_default_is_the_documented_one() -> None:
         "progress": "auto",
         "log_format": "console",
         "log_level": "warning",
+        "metrics_host": "127.0.0.1",
         "auth": "jwt",
         "mle": "off",
     }
