@@ -131,7 +131,7 @@ async def _look_up(
             async with tell_progress(settings.options.progress, line=line, document=document):
                 with signals_stop(reading) as stopping:
                     ending = await reconciliation.look_up(reading)
-    received += stopping
+    received += stopping.received
     return ending
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
 import time
 from functools import partial
@@ -15,12 +16,13 @@ from batchcancel.cli import exit_codes, say, write_out
 from batchcancel.cli.ahead import say_what_is_ahead
 from batchcancel.cli.loop import run_in_loop
 from batchcancel.cli.observers import Observers
-from batchcancel.cli.signals import signals_cancel, signals_stop
+from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
 from batchcancel.model import RunState, RunSummary
+from batchcancel.observe.controls import Controls
 from batchcancel.observe.progress import show_progress
 from batchcancel.report import count_invoices, summary_json, summary_text
 from batchcancel.report.words import show_duration
@@ -52,16 +54,35 @@ async def _run_job(settings: Settings, observers: Observers, page: Path | None, 
                 _say_what_expires(job)
                 _say_what_is_torn(job)
                 await _confirm(job)
-            async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
-                watchers.add(progress)
-                with signals_stop(job) as received:
+            with signals_stop(job) as stops:
+                async with show_progress(
+                    settings.options.progress, total=_most_rows(job), controls=_controls(job, stops)
+                ) as progress:
+                    watchers.add(progress)
                     summary = await job.run()
+    received = stops.received
     code = exit_codes.of_summary(summary, signum=received[0] if received else None)
     observers.note_summary(summary)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
     if page is not None and summary.run_id is not None:
         _write_page(settings.ledger, page, is_interrupted=bool(received))
     return code
+
+
+def _most_rows(job: Job) -> int:
+    """Return how many results there will be if nothing stops the run but its limit."""
+    check, limit = job.check, job.settings.options.limit
+    return check.to_settle if limit is None else check.to_settle - check.open + min(check.open, limit)
+
+
+def _controls(job: Job, stops: Stops) -> Controls:
+    """Say what the keys of the live view do; q is Ctrl-C in all but the name."""
+    return Controls(
+        vitals=job.vitals,
+        pause=job.pause,
+        resume=job.resume,
+        stop=partial(stops.stop, signal.SIGINT, key="q"),
+    )
 
 
 def _checked_page(settings: Settings) -> Path | None:

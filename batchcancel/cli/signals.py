@@ -84,34 +84,49 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
-@contextmanager
-def signals_stop(stoppable: Stoppable) -> Iterator[list[int]]:
-    """Make each signal stop what is going on, and a second one abort it; collect those that came."""
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
+class Stops:
+    """Stop what is going on for a signal or a key, and abort it for the second one."""
 
-    def stop(signum: int) -> None:
-        received.append(signum)
+    def __init__(self, stoppable: Stoppable) -> None:
+        self._stoppable = stoppable
+        self.received: list[int] = []
+        """The signals that came; a key counts as the signal that it stands for."""
+
+    def stop(self, signum: int, *, key: str | None = None) -> None:
+        """Stop, and say so.
+
+        Args:
+            signum: The signal.
+            key: What was pressed in its stead; None for the signal itself.
+        """
+        self.received.append(signum)
         name = signal.Signals(signum).name
+        said = key or name
         say(
-            f"{name}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
-            if len(received) == 1
-            else f"{name}: stopping at once.",
+            f"{said}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
+            if len(self.received) == 1
+            else f"{said}: stopping at once.",
             fg="yellow",
         )
-        stoppable.stop(name)
+        self._stoppable.stop(name)
 
+
+@contextmanager
+def signals_stop(stoppable: Stoppable) -> Iterator[Stops]:
+    """Make each signal stop what is going on, and a second one abort it."""
+    loop = asyncio.get_running_loop()
+    stops = Stops(stoppable)
     previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, stop, signum)
+            loop.add_signal_handler(signum, stops.stop, signum)
     try:
-        yield received
+        yield stops
     finally:
         for signum, handler in previous.items():
             loop.remove_signal_handler(signum)
             # Once one has come, the exit code is its own: those after it must not change it on the way out.
             # Where none has, everything is on disk and a signal may end the process as it likes: the
             # handler from before the run would say that nothing was sent.
-            ended_handler = signal.SIG_IGN if received or handler is signal.SIG_IGN else signal.SIG_DFL
+            ended_handler = signal.SIG_IGN if stops.received or handler is signal.SIG_IGN else signal.SIG_DFL
             signal.signal(signum, ended_handler)

@@ -53,6 +53,11 @@ class Account:
         if result.reason is Reason.CANCELED and result.amount and result.currency:
             self._amounts[result.currency] += Decimal(result.amount)
 
+    @property
+    def amounts_canceled(self) -> dict[str, str]:
+        """What was added up so far, by currency."""
+        return {code: f"{total:f}" for code, total in sorted(self._amounts.items())}
+
     def close(
         self,
         run_id: str | None,
@@ -72,7 +77,7 @@ class Account:
             as_asked=ending.as_asked,
             tally=tally,
             stopped_merchants=stopped_merchants,
-            amounts_canceled={code: f"{total:f}" for code, total in sorted(self._amounts.items())},
+            amounts_canceled=self.amounts_canceled,
             duration_s=round(monotonic() - self._began_at, 3),
         )
 

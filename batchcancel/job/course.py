@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from batchcancel.errors import LedgerFaultError, SafetyStopError
-from batchcancel.model import ManifestRow, Reason, RunState, StoppedMerchant, Tally, Vitals
+from batchcancel.model import ManifestRow, PauseCause, Reason, RunState, StoppedMerchant, Tally, Vitals
 from batchcancel.pipeline import Fleet
 from batchcancel.settings import Settings
 
@@ -41,7 +41,21 @@ class Course:
         self.own_merchant_id = ""
         """The merchant whose rows name none; set once it is known."""
         self._fleet: Fleet | None = None
+        self._is_paused = False
+        """Whether it is paused by hand, or is to begin so."""
         self._stopped: Ending | None = None
+
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; what is in flight comes back. It may begin paused."""
+        self._is_paused = True
+        if self._fleet is not None:
+            self._fleet.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again."""
+        self._is_paused = False
+        if self._fleet is not None:
+            self._fleet.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight; a second call aborts.
@@ -80,7 +94,7 @@ class Course:
             in_flight=0,
             allowed_rate=set_rate,
             set_rate=set_rate,
-            held_by=None,
+            held_by=PauseCause.BY_HAND if self._is_paused else None,
             rows_left=to_settle,
             is_stopping=self._stopped is not None,
         )
@@ -105,6 +119,8 @@ class Course:
             Exception: A defect.
         """
         self._fleet = fleet
+        if self._is_paused:
+            fleet.pause()
         if self._stopped is not None:
             fleet.stop(str(self._stopped.why))
         try:

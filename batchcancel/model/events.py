@@ -37,6 +37,8 @@ class PauseCause(StrEnum):
     RATE_LIMITED = "rate_limited"
     KEY_IN_DOUBT = "key_in_doubt"
     OUTAGE = "outage"
+    BY_HAND = "by_hand"
+    """Whoever watches the run asked for it."""
 
 
 class PauseStarted(Struct, frozen=True, kw_only=True):

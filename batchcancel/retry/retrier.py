@@ -39,7 +39,7 @@ from batchcancel.verdict import (
 )
 
 INVOICE_BUDGET_S: Final = 300.0
-"""Seconds for one invoice in all, outages and waits behind other invoices not counted."""
+"""Seconds for one invoice in all; outages, pauses by hand and waits behind others are not counted."""
 
 _TRANSIENT_ERRORS: Final = frozenset({Reason.NETWORK, Reason.SERVER_ERROR, Reason.UNKNOWN})
 
@@ -79,8 +79,8 @@ class Lane(Protocol):
         """Tell whether a request that left at that time fell into an outage."""
         ...
 
-    def outage_s_since(self, began_at: float) -> float:
-        """Return the seconds of outage since that time."""
+    def idle_s_since(self, began_at: float) -> float:
+        """Return the seconds since that time that were an outage, or paused by hand."""
         ...
 
 
@@ -240,7 +240,7 @@ class Retrier:
 
     def _facts(self, case: Case) -> Facts:
         began_at = self._clock() if case.began_at is None else case.began_at
-        spent_s = self._clock() - began_at - self._lane.outage_s_since(began_at) - case.held_up_s
+        spent_s = self._clock() - began_at - self._lane.idle_s_since(began_at) - case.held_up_s
         out_of_time = spent_s > INVOICE_BUDGET_S
         return Facts(
             invoice_id=case.row.invoice_id,

@@ -21,7 +21,15 @@ from batchcancel.errors import (
     UsageError,
 )
 from batchcancel.ledger.disk import LedgerFile
-from batchcancel.model import ClockSet, Event, GroupCommitted, PauseStarted, RequestFinished, Vitals
+from batchcancel.model import (
+    ClockSet,
+    Event,
+    GroupCommitted,
+    PauseCause,
+    PauseStarted,
+    RequestFinished,
+    Vitals,
+)
 from batchcancel.pipeline import Pipeline
 from batchcancel.sandbox import (
     SANDBOX_KEY_ID,
@@ -93,7 +101,50 @@ async def test_vitals_can_be_asked_for_at_any_time(settings_for: MakeSettings) -
     )
     assert before == at_rest
     assert 0 < during[0].rows_left < 41
-    assert after == during[-1] == replace(at_rest, rows_left=0)
+    assert after == during[-1]
+    assert after == replace(at_rest, rows_left=0, amounts_canceled=job.summary.amounts_canceled)
+
+
+async def test_a_paused_job_sends_nothing_until_it_is_resumed(settings_for: MakeSettings) -> None:
+    """Paused before it begins, and once more in its middle."""
+    settings = settings_for([str(number) for number in range(40)], concurrency=4, rate=50)
+    events: list[Event] = []
+    async with Job(settings, on_event=events.append) as job:
+        job.pause()
+        assert job.vitals().held_by is PauseCause.BY_HAND
+        running = asyncio.create_task(job.run())
+        await asyncio.sleep(0.3)
+        assert [event for event in events if isinstance(event, RequestFinished)] == []
+        job.resume()
+        while not any(isinstance(event, GroupCommitted) for event in events):
+            await asyncio.sleep(0.001)
+        job.pause()
+        await asyncio.sleep(0.2)
+        paused_at = len(events)
+        await asyncio.sleep(0.2)
+        assert (len(events), running.done(), job.vitals().in_flight) == (paused_at, False, 0)
+        job.resume()
+        summary = await running
+    assert (summary.state, summary.tally.results) == (RunState.COMPLETE, {Reason.CANCELED: 40})
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before-the-run", "in-its-middle"])
+async def test_a_stop_ends_a_paused_job_at_once(settings_for: MakeSettings, *, is_early: bool) -> None:
+    """Nothing else leaves, and what is open stays open."""
+    settings = settings_for([str(number) for number in range(400)], concurrency=4, rate=200)
+    async with Job(settings) as job:
+        if is_early:
+            job.pause()
+        running = asyncio.create_task(job.run())
+        await asyncio.sleep(0.1)
+        job.pause()
+        await asyncio.sleep(0.2)
+        done = 400 - job.vitals().rows_left
+        job.stop("SIGINT")
+        summary = await asyncio.wait_for(running, 1.0)
+    assert summary.state is RunState.INTERRUPTED
+    assert summary.tally.open == 400 - done
+    assert (done == 0) is is_early
 
 
 async def test_leaving_the_loop_stops_and_drains(settings_for: MakeSettings) -> None:

@@ -25,6 +25,7 @@ from batchcancel.errors import BatchCancelError
 from batchcancel.ledger.record import EndRecord, ManifestRecord, RunRecord
 from batchcancel.model import (
     Outcome,
+    PauseCause,
     Reason,
     Result,
     RunState,
@@ -33,7 +34,10 @@ from batchcancel.model import (
     Skip,
     StoppedMerchant,
     Tally,
+    Vitals,
 )
+from batchcancel.observe.tracker import Tracker
+from batchcancel.observe.words import json_line
 from batchcancel.report import summary_json
 from batchcancel.report.exports import COLUMNS
 from batchcancel.sandbox.answers import Answer
@@ -321,6 +325,17 @@ def verify_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]
 def test_keys_of_run_are_explained_in_their_order() -> None:
     """The reference is the interface."""
     assert named(section("json.md", "`run --json`")) == list(keys(run_document()))
+
+
+def test_keys_of_progress_are_explained_in_their_order() -> None:
+    """The reference is the interface; so are the causes of a pause, which are named in their row."""
+    vitals = Vitals(
+        in_flight=0, allowed_rate=None, set_rate=None, held_by=None, rows_left=0, is_stopping=False
+    )
+    moment = Tracker(total=0, vitals=lambda: vitals, clock=lambda: 0.0).moment()
+    text = section("json.md", "`run --progress json`")
+    assert named(text) == list(json.loads(json_line(moment, ended=True)))
+    assert [cause for cause in PauseCause if f"`{cause}`" not in text] == []
 
 
 def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
