@@ -567,3 +567,12 @@ def test_an_address_of_nobody_is_said() -> None:
     """An address that is not this machine's."""
     with pytest.raises(SettingsError, match=r"can't be served at port 0 of 192\.0\.2\.1: Cannot assign"):
         Endpoint("192.0.2.1", 0, lambda: b"")
+
+
+@pytest.mark.parametrize("host", ["a..b", "ä..b", "a" * 70])
+def test_a_name_that_can_be_nobody_s_is_said(host: str) -> None:
+    """Python refuses some names as text, with an error of another kind."""
+    with pytest.raises(
+        SettingsError, match=rf"can't be served at port 0 of {re.escape(host)}: no name of a host"
+    ):
+        Endpoint(host, 0, lambda: b"")
