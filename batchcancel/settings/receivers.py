@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from batchcancel.settings.options import Environment, Options
 from batchcancel.settings.secret_files import Secret, read_secret_text
 from batchcancel.settings.target import classify_host, proxy_of_environment
 
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
 _WHAT: Final = {"ping_url": "--ping-url", "notify_url": "--notify-url"}
 
 
@@ -76,7 +78,7 @@ def _receiver(
         return None
     host = _host_of(text)
     if host is None:
-        raise SettingsError(f"{source} takes an http:// or https:// URL without spaces and #.")
+        raise SettingsError(f"{source} takes an http:// or https:// URL in ASCII, without spaces and #.")
     scheme = urlsplit(text).scheme.lower()
     is_loopback = classify_host(host) is Environment.SANDBOX
     if scheme == "http" and not is_loopback:
@@ -97,4 +99,5 @@ def _host_of(text: str) -> str | None:
     is_plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " #\\")
     if not is_plain or parts.scheme.lower() not in {"http", "https"} or port == 0:
         return None
-    return parts.hostname or None
+    host = parts.hostname or ""
+    return host if ":" in host or _NAME.fullmatch(host) else None  # IPv6 in brackets has been parsed

@@ -74,6 +74,10 @@ def test_nobody_is_told_unless_asked_for() -> None:
         f"https://hc.example/{TOKEN} x",
         f"https://hc.example/{TOKEN}\x7f",
         f"https://hc.example\\@other.example/{TOKEN}",
+        f"https://hc..example/{TOKEN}",
+        f"https://{'a' * 64}.example/{TOKEN}",
+        f"https://hc%2eexample/{TOKEN}",
+        f"https://h\u00fc.example/{TOKEN}",
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +86,9 @@ def test_what_is_no_address_is_refused_and_not_shown(name: str, url: str) -> Non
     with pytest.raises(SettingsError) as caught:
         receiver(name, {f"BATCHCANCEL_{name.upper()}": url})
     said = str(caught.value)
-    assert said == f"BATCHCANCEL_{name.upper()} takes an http:// or https:// URL without spaces and #."
+    assert (
+        said == f"BATCHCANCEL_{name.upper()} takes an http:// or https:// URL in ASCII, without spaces and #."
+    )
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     package = [frame for frame in shown.stack if "/batchcancel/settings/" in frame.filename]
     (front,) = (frame.locals or {} for frame in package)
