@@ -129,7 +129,9 @@ def _explain(
         profile=gathering.profile,
         profiles=() if gathering.file is None else tuple(gathering.file.profiles),
         options={
-            name: _explained(name, gathering.given.get(name, []), derived.get(name))
+            name: _explained(
+                name, gathering.given.get(name, []), derived.get(name), beaten_by=gathering.beaten_by(name)
+            )
             for name in Options.__struct_fields__
         },
         missing=tuple(missing),
@@ -164,9 +166,11 @@ def _proxy(
     return Source(value=proxy, source=DEFAULT if proxy is None else "HTTPS_PROXY")
 
 
-def _explained(name: str, given: list[Given], derived: Source | None) -> Explained:
+def _explained(name: str, given: list[Given], derived: Source | None, *, beaten_by: str | None) -> Explained:
     if given:
         sources = [Source(value=_shown(name, one.value), source=one.source) for one in reversed(given)]
+        if beaten_by is not None:
+            return Explained(value=None, source=beaten_by, overridden=tuple(sources))
         return Explained(value=sources[0].value, source=sources[0].source, overridden=tuple(sources[1:]))
     if derived is None:
         default = Options.__struct_defaults__[Options.__struct_fields__.index(name)]
