@@ -14,7 +14,7 @@ from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.cli.mistakes import Word
 from batchcancel.model import Outcome, Reason
-from batchcancel.settings.options import ManifestFormat
+from batchcancel.settings.words import ManifestFormat
 
 if TYPE_CHECKING:
     from batchcancel.tasks.verify import Audit, Coverage, Finding, Salvaged

@@ -9,7 +9,8 @@ from typing import Final
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import is_file
-from batchcancel.settings.options import FILES, Auth, Environment, Options
+from batchcancel.settings.options import FILES, Options
+from batchcancel.settings.words import Auth, Environment
 
 DEFAULT_RATE: Final = 20.0
 """Requests a second. The service publishes no limit, so the default is low."""

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Auth, Mle, Options
+from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import (
     Secret,
     check_mode,
@@ -21,6 +21,7 @@ from batchcancel.settings.secret_files import (
     read_secret_text,
     secret_in,
 )
+from batchcancel.settings.words import Auth, Mle
 
 _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 

@@ -24,10 +24,11 @@ from batchcancel.settings.checks import (
 )
 from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import check_given, missing_credentials, read_credentials
-from batchcancel.settings.options import SECRETS, Environment, Options
+from batchcancel.settings.options import SECRETS, Options
 from batchcancel.settings.receivers import read_receivers
 from batchcancel.settings.sources import Gathering, Given, gather
 from batchcancel.settings.target import DEFAULT_URLS, MISSING_ENV, check_url, find_proxy, find_target
+from batchcancel.settings.words import Environment
 
 MASK: Final = "***"
 """Stands for a secret, whatever its length."""

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Environment, Options
+from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import Secret, read_secret_text
 from batchcancel.settings.target import classify_host, proxy_of_environment
+from batchcancel.settings.words import Environment
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
 _WHAT: Final = {"ping_url": "--ping-url", "notify_url": "--notify-url"}

@@ -13,17 +13,9 @@ import msgspec
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import CONFIG_NAME, ConfigFile, find_config
-from batchcancel.settings.options import (
-    FILES,
-    FLAG_ONLY,
-    HINTS,
-    LISTS,
-    PERCENTAGES,
-    SECRETS,
-    allowed,
-    choices,
-)
+from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS
 from batchcancel.settings.secret_files import check_mode
+from batchcancel.settings.takes import allowed, choices
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
 

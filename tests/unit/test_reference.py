@@ -44,7 +44,8 @@ from batchcancel.sandbox.answers import Answer
 from batchcancel.sandbox.requests import Operation
 from batchcancel.sandbox.server import _log_line
 from batchcancel.sandbox.wire import WireRequest
-from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task, allowed
+from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task
+from batchcancel.settings.takes import allowed
 
 if TYPE_CHECKING:
     from tests.conftest import HoldBlock, WriteLedger
