@@ -41,6 +41,15 @@ def check_metrics(options: Options, sources: Mapping[str, str]) -> None:
         raise SettingsError(f"{sources['metrics_host']} goes with --metrics-port.")
 
 
+def refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:
+    """Refuse a secret that one source gives both itself and as a file: nobody could tell which one counts."""
+    if getattr(options, name) and getattr(options, f"{name}_file"):
+        raise SettingsError(
+            f"Give either {what} or the file that holds it, not both: "
+            f"{sources[name]} and {sources[f'{name}_file']} are set."
+        )
+
+
 def check_paths(options: Options, ledger: Path | None, manifests: Sequence[str]) -> None:
     """Refuse to write a file that is another file of the run: it would be replaced or appended to."""
     named = (getattr(options, name) for name in sorted(FILES))

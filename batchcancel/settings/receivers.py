@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
+from batchcancel.settings.checks import refuse_both
 from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import Secret, read_secret_text
 from batchcancel.settings.target import classify_host, proxy_of_environment
@@ -64,13 +65,9 @@ def _receiver(
     environ: Mapping[str, str],
     warnings: list[str],
 ) -> Receiver | None:
+    refuse_both(options, sources, name, "the address")
     text: str | None = getattr(options, name)
     file: str | None = getattr(options, f"{name}_file")
-    if text and file:
-        raise SettingsError(
-            f"Give either the address or the file that holds it, not both: "
-            f"{sources[name]} and {sources[f'{name}_file']} are set."
-        )
     source = sources.get(name, "")
     if file:
         source = f"{sources[f'{name}_file']} ({file})"
