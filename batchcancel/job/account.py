@@ -6,7 +6,7 @@ import getpass
 import os
 import platform
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from decimal import Decimal
 from importlib.metadata import version
 from time import monotonic
@@ -27,6 +27,7 @@ class Account:
         self._merchant_id = merchant_id
         self._began_at = monotonic()
         self._amounts: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self._outcomes: Counter[Outcome] = Counter()
 
     def open(self, check: Check, *, base_url: str) -> RunRecord:
         """Write the run record: who does what, where, with which manifests and options."""
@@ -49,9 +50,15 @@ class Account:
         )
 
     def note(self, result: Result) -> None:
-        """Add the amount of an invoice that this run canceled; call it once for every row on disk."""
+        """Count a result, and add the amount if this run canceled; call it once for every row on disk."""
+        self._outcomes[result.outcome] += 1
         if result.reason is Reason.CANCELED and result.amount and result.currency:
             self._amounts[result.currency] += Decimal(result.amount)
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """The results that were counted so far, by outcome; all are there, zero or not."""
+        return {outcome: self._outcomes[outcome] for outcome in Outcome}
 
     @property
     def amounts_canceled(self) -> dict[str, str]:

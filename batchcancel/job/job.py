@@ -28,6 +28,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     ManifestRow,
+    Outcome,
     Result,
     RunState,
     RunSummary,
@@ -133,6 +134,11 @@ class Job:
         if self._summary is None:
             raise RuntimeError("the run has not ended yet")
         return self._summary
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """Rows of this run that are on disk by now, by outcome; all four are there, zero or not."""
+        return dict.fromkeys(Outcome, 0) if self._account is None else self._account.outcomes
 
     def vitals(self) -> Vitals:
         """Tell what the run is doing at the moment; costs microseconds a merchant, whatever the run's size.
