@@ -282,8 +282,7 @@ class Job:
         return with_answers(rows, opened.plan, ledger_began_at=opened.ledger.history.first_started_at)
 
     async def _note_commit(self, account: Account, group: GroupCommitted) -> None:
-        for result in group.results:
-            account.note(result)
+        account.note(group.results)
         self._on_event(group)
         if self._deliver is not None and group.results:
             await self._deliver.put(group.results)
