@@ -318,6 +318,22 @@ def report_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]
 
 
 @pytest.fixture
+def reconcile_document(
+    tmp_path: Path, write_ledger: WriteLedger, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Compare a sample of a ledger with a service that nobody serves."""
+    path = write_ledger(tmp_path / "l.jsonl", {}, {}, env="sandbox", merchant_id="m")
+    for name, value in {"MERCHANT_ID": "m", "KEY_ID": "k", "SHARED_SECRET": "c2VjcmV0"}.items():
+        monkeypatch.setenv(f"BATCHCANCEL_{name}", value)
+    words = ("--env", "sandbox", "--base-url", "http://127.0.0.1:9", "--max-outage", "0", "--sample", "50")
+    document = call("reconcile", str(path), "--json", *words)
+    document["sample"] = [document["sample"]]
+    # Nothing was compared; what a kind is made of is pinned in test_reconcile.py.
+    document["kinds"] = [dict.fromkeys(("mark", "ledger", "service", "note", "invoices"))]
+    return document
+
+
+@pytest.fixture
 def verify_document(tmp_path: Path, write_ledger: WriteLedger) -> dict[str, Any]:
     """Audit a damaged ledger, and salvage it."""
     path = write_ledger(tmp_path / "l.jsonl", {}, {}, state=None)
@@ -417,6 +433,11 @@ def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
     assert named(text) == list(document)
     assert list(document["statuses"]["SENT"]) == ["invoices", "open_amounts", "without_amount"]
     assert all(f"`{key}`" in text for key in document["statuses"]["SENT"])
+
+
+def test_keys_of_reconcile_are_explained_in_their_order(reconcile_document: dict[str, Any]) -> None:
+    """The reference is the interface."""
+    assert named(section("json.md", "`reconcile --json`")) == list(keys(reconcile_document))
 
 
 def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, Any]) -> None:
