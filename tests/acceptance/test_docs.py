@@ -19,7 +19,7 @@ import pytest
 from batchcancel.settings.options import Options
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import RunCommand
+    from tests.acceptance.conftest import RunCommand, Simulator
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -68,24 +68,42 @@ def words(text: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, run_command: RunCommand, request: pytest.FixtureRequest) -> Path:
-    """Make a folder with the samples; for the audit, with the ledger of a run."""
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with the samples."""
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     shutil.copy(ROOT / "samples/invoices.csv", tmp_path / "export.csv")
-    if request.node.callspec.params["page"] == "how-to/audit.md":
-        assert run_command("run", "export.csv", "--env", "sandbox").returncode == 3
     return tmp_path
+
+
+@pytest.fixture
+def service(folder: Path, page: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the variables that name the service: for the audit one that stays, with the ledger of a run."""
+    if page != "how-to/audit.md":
+        return {}
+    simulator: Simulator = request.getfixturevalue("simulator")
+    run_command: RunCommand = request.getfixturevalue("run_command")
+    service = simulator.env | {"BATCHCANCEL_BASE_URL": simulator.base_url}
+    assert run_command("run", "export.csv", "--env", "sandbox", env=service).returncode == 3
+    return service
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_works_and_says_what_is_shown(
-    page: str, folder: Path, clean_environment: dict[str, str], command_path: Path
+    page: str,
+    folder: Path,
+    service: dict[str, str],
+    clean_environment: dict[str, str],
+    command_path: Path,
 ) -> None:
     """In the order of the page, each block in a shell of its own; none fails in the middle."""
-    environment = clean_environment | {
-        "PATH": f"{command_path.parent}{os.pathsep}{clean_environment['PATH']}",
-        "BASH_ENV": str(folder / "watch"),
-    }
+    environment = (
+        clean_environment
+        | service
+        | {
+            "PATH": f"{command_path.parent}{os.pathsep}{clean_environment['PATH']}",
+            "BASH_ENV": str(folder / "watch"),
+        }
+    )
     codes = folder / "codes"
     (folder / "watch").write_text(f"trap 'echo $? >> {codes}' ERR\nset -o pipefail\n", encoding="utf-8")
     codes.touch()
