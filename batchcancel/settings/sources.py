@@ -18,6 +18,8 @@ from batchcancel.settings.secret_files import check_mode
 from batchcancel.settings.takes import allowed, choices
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
+_A_SLIP: Final = 0.85
+"""How like an option's name one has to be that can only be a slip of the pen: a letter or two."""
 
 _TWINS: Final = {name: f"{name}_file" for name in SECRETS} | {f"{name}_file": name for name in SECRETS}
 """Each secret with the option that names its file, both ways."""
@@ -118,8 +120,11 @@ class Gathering:
             if name in FLAG_ONLY:
                 raise SettingsError(f"{variable} is not accepted: say --{name} on the command line.")
             if name not in HINTS:
-                # Not an error: other programs and later versions may have variables of their own.
                 hint = _nearest(name, HINTS, spelled=lambda known: ENV_PREFIX + known.upper())
+                if difflib.get_close_matches(name, HINTS, n=1, cutoff=_A_SLIP):
+                    # A limit would not be in force, and nobody reads a warning at night.
+                    raise SettingsError(f"{variable} is no option of batchcancel{hint} Mend or unset it.")
+                # Otherwise no error: other programs and later versions may have variables of their own.
                 warning = f"{variable} is no option of batchcancel and is ignored{hint}"
                 self.warnings.append(warning)
                 if hint != ".":

@@ -150,11 +150,11 @@ def test_a_wrong_value_is_exit_2_in_one_line(
 def test_config_says_warnings_to_standard_error(configured: Path, run_command: RunCommand) -> None:
     """Standard output carries the result only; what Kubernetes sets is no matter."""
     (configured / "secret").chmod(0o444)
-    env = {"BATCHCANCEL_RAT": "1", "BATCHCANCEL_METRICS_PORT": "tcp://10.0.0.7:9108"}
+    env = {"BATCHCANCEL_EVN": "1", "BATCHCANCEL_METRICS_PORT": "tcp://10.0.0.7:9108"}
     done = run_command("config", "--profile", "nightly", env=env)
     assert done.returncode == 0
     unknown = (
-        "Warning: BATCHCANCEL_RAT is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_RATE?"
+        "Warning: BATCHCANCEL_EVN is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_ENV?"
     )
     assert done.stderr.splitlines() == [
         unknown,

@@ -359,11 +359,10 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     [
         ("BATCHCANCEL_ZEBRA_STRIPES", "."),
         ("BATCHCANCEL_ZEBRA", "."),
-        ("BATCHCANCEL_CONCURENCY", ". Did you mean BATCHCANCEL_CONCURRENCY?"),
-        ("BATCHCANCEL_RAT", ". Did you mean BATCHCANCEL_RATE?"),
-        ("BATCHCANCEL_LOGFILE", ". Did you mean BATCHCANCEL_LOG_FILE?"),
+        ("BATCHCANCEL_LEDGER_DIR", ". Did you mean BATCHCANCEL_LEDGER?"),
+        ("BATCHCANCEL_EVN", ". Did you mean BATCHCANCEL_ENV?"),
     ],
-    ids=["far", "far, one word", "near", "near and short", "without its line"],
+    ids=["far", "far, one word", "near", "near and short"],
 )
 def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
     """Other programs may have variables with our prefix; only a warning, then.
@@ -372,6 +371,21 @@ def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
     """
     warning = f"{variable} is no option of batchcancel and is ignored{end}"
     assert load({variable: "5", "OTHER": "5"}).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("BATCHCANCEL_MAX_ERORS", "BATCHCANCEL_MAX_ERRORS"),
+        ("BATCHCANCEL_CONCURENCY", "BATCHCANCEL_CONCURRENCY"),
+        ("BATCHCANCEL_RAT", "BATCHCANCEL_RATE"),
+        ("BATCHCANCEL_LOGFILE", "BATCHCANCEL_LOG_FILE"),
+    ],
+)
+def test_a_variable_that_can_only_be_a_slip_is_refused(variable: str, meant: str) -> None:
+    """As a key of the file is: a limit that is not in force is worse than a night without a run."""
+    sentence = f"{variable} is no option of batchcancel. Did you mean {meant}? Mend or unset it."
+    assert refusal({variable: "5"}) == sentence
 
 
 @pytest.mark.parametrize(
