@@ -47,12 +47,15 @@ _BYTE_ORDERS: Final = {
 }
 """What a text's first bytes make of encodings that leave it open."""
 _DELIMITERS: Final = {Format.CSV: ",", Format.TSV: "\t"}
+_NAME_IT: Final = "Name the manifest with --manifest."
 
 
 class Left(Struct, frozen=True, kw_only=True):
     """What was written."""
 
     path: Path
+    manifest: Path
+    """What of."""
     rows: int
     unanswered: int
     """Of them those that no run has given a row."""
@@ -68,11 +71,11 @@ class OpenRows:
     Memory is a digest of 16 bytes for each settled invoice and for each row of the manifest.
     """
 
-    def __init__(self, manifest: Path, target: Path, *, inputs: Sequence[Path], force: bool) -> None:
+    def __init__(self, manifest: Path | None, target: Path, *, inputs: Sequence[Path], force: bool) -> None:
         """Prepare; nothing is written.
 
         Args:
-            manifest: The manifest.
+            manifest: The manifest; None for the one that the ledgers' runs have read.
             target: Where what is left of it goes.
             inputs: What else must not be written over.
             force: Whether a file that is there may be replaced.
@@ -80,9 +83,10 @@ class OpenRows:
         Raises:
             ReportError: There is something at the target.
         """
-        check_target(target, force=force, inputs=[manifest, *inputs])
+        check_target(target, force=force, inputs=[*([] if manifest is None else [manifest]), *inputs])
         self._manifest = manifest
         self._target = target
+        self._force = force
         self._settled: set[bytes] = set()
         self._answered: set[bytes] = set()
         self._excluded: set[bytes] = set()
@@ -102,23 +106,45 @@ class OpenRows:
         """Write what is left. Blocks; the file appears whole or not at all.
 
         Raises:
-            ManifestError: The manifest can't be read, or not be cut into rows without changing them.
+            ManifestError: The manifest can't be read, or not be cut into rows without changing them; or it
+                is not named, and which one it is can't be told for sure.
             ReportError: The file can't be written.
         """
+        manifest = self._manifest or self._manifest_of_runs()
         try:
-            if not stat.S_ISREG(self._manifest.stat().st_mode):  # a FIFO would be waited for
-                raise ManifestError(f"{self._manifest} is not a regular file. Name a manifest.")
-            file = self._manifest.open("rb")
+            if not stat.S_ISREG(manifest.stat().st_mode):  # a FIFO would be waited for
+                raise ManifestError(f"{manifest} is not a regular file. Name a manifest.")
+            file = manifest.open("rb")
         except OSError as exc:
-            raise ManifestError(f"{self._manifest} can't be opened: {exc.strerror}.") from exc
-        with file, writing([self._target]) as files, files[self._target].temporary.open("wb") as plain:
-            return self._write(file, plain)
+            raise ManifestError(f"{manifest} can't be opened: {exc.strerror}. {_NAME_IT}") from exc
+        with file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if self._manifest is None:
+                self._ensure_read(manifest, sha256)
+                check_target(self._target, force=self._force, inputs=[manifest])
+            with writing([self._target]) as files, files[self._target].temporary.open("wb") as plain:
+                return self._write(file, manifest, self._run_of(sha256), plain)
 
-    def _write(self, file: BufferedReader, plain: BinaryIO) -> Left:
-        run = self._run_of(hashlib.file_digest(file, "sha256").hexdigest())
+    def _manifest_of_runs(self) -> Path:
+        """Return the one file that all runs have read, by the name that they had for it."""
+        paths = {one.path for run in self._runs for one in run.manifest}
+        if len(paths) != 1 or "-" in paths:
+            read = "standard input" if paths == {"-"} else f"{len(paths)} manifests"
+            raise ManifestError(f"The runs of these ledgers read {read}. {_NAME_IT}")
+        return Path(paths.pop())
+
+    def _ensure_read(self, manifest: Path, sha256: str) -> None:
+        """Refuse a file that has the name of the runs' manifest alone."""
+        if not any(sha256 == one.sha256 for run in self._runs for one in run.manifest):
+            raise ManifestError(
+                f"No run of these ledgers has read {manifest} as it is now: it was changed, or is another "
+                f"file. {_NAME_IT}"
+            )
+
+    def _write(self, file: BufferedReader, manifest: Path, run: RunRecord | None, plain: BinaryIO) -> Left:
         options = options_of(run)
-        format_ = self._format(options)
-        cutter = _Cutter(file, self._manifest, options, format_)
+        format_ = self._format(manifest, options)
+        cutter = _Cutter(file, manifest, options, format_)
         seen: set[bytes] = set()
         rows = unanswered = excluded = 0
         is_packed = self._target.name.lower().endswith(".gz")
@@ -138,6 +164,7 @@ class OpenRows:
                     out.write(piece)
         return Left(
             path=self._target,
+            manifest=manifest,
             rows=rows,
             unanswered=unanswered,
             excluded=excluded,
@@ -151,14 +178,14 @@ class OpenRows:
                 return run
         return self._runs[-1] if self._runs else None
 
-    def _format(self, options: ManifestOptions) -> Format:
-        format_ = resolve_formats((str(self._manifest),), options)[0]
+    def _format(self, manifest: Path, options: ManifestOptions) -> Format:
+        format_ = resolve_formats((str(manifest),), options)[0]
         target = str(self._target)
         if options.format is None and is_named_by_format(target):
             wanted = resolve_formats((target,), ManifestOptions())[0]
             if wanted is not format_:
                 raise ManifestError(
-                    f"{target} would be read as {wanted}, and {self._manifest} is {format_}: give it a name "
+                    f"{target} would be read as {wanted}, and {manifest} is {format_}: give it a name "
                     "that ends likewise."
                 )
         return format_

@@ -117,6 +117,13 @@ def test_every_file_comes_from_one_call(run_command: RunCommand, ledger: Path, m
     assert "8 invoices in 2 runs" in done.stdout
 
 
+def test_what_is_left_is_of_the_manifest_that_was_read(run_command: RunCommand, ledger: Path) -> None:
+    """Without ``--manifest``."""
+    ended = run_command("report", ledger, "--open-rows", "left.csv")
+    assert (ended.returncode, "wrote  left.csv: 1 row," in ended.stderr) == (0, True), ended.stderr
+    assert (ledger.with_name("left.csv")).read_text(encoding="utf-8").startswith("invoice_id,note\n")
+
+
 def test_rows_that_a_run_never_reached_are_left(
     run_command: RunCommand, simulator: Simulator, manifest: Path, read_ledger: ReadLedger
 ) -> None:
@@ -161,7 +168,8 @@ def test_a_ledger_at_work_is_readable_and_marked(run_command: RunCommand, ledger
         pytest.param(("LEDGER", "--csv", "invoices.csv"), "--force", id="a file in the way"),
         pytest.param(("LEDGER", "--csv", "LEDGER", "--force"), "is what is read here", id="over the ledger"),
         pytest.param(("LEDGER", "--html", "no/p.html"), "is no folder", id="no folder"),
-        pytest.param(("LEDGER", "--open-rows", "l.csv"), "belong together", id="open rows of nothing"),
+        pytest.param(("LEDGER", "--open-rows", "l.csv"), "read 0 manifests", id="open rows of nothing"),
+        pytest.param(("LEDGER", "--manifest", "invoices.csv"), "say that too", id="a manifest for nothing"),
         pytest.param(("LEDGER", "--outcome", "refused"), "refused", id="no outcome"),
         pytest.param(
             ("LEDGER", "--open-rows", "invoices.csv", "--manifest", "invoices.csv", "--force"),
