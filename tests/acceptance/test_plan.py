@@ -235,12 +235,23 @@ def test_a_damaged_plan_is_refused(
 
 
 def test_a_plan_is_no_ledger_and_a_ledger_no_plan(
-    simulator: Simulator, run_command: RunCommand, manifest: Path
+    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
 ) -> None:
     """Each is refused in the place of the other, and stays as it is."""
     run_command("plan", manifest, *simulator.flags, "--out", "plan.jsonl", env=simulator.env)
-    done = run_command("run", manifest, *simulator.flags, "--ledger", "plan.jsonl", env=simulator.env)
-    refused(done, "does not begin with a run record")
+    before = (tmp_path / "plan.jsonl").read_bytes()
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("run", manifest, *simulator.flags, "--ledger", "plan.jsonl"),
+        ("plan", manifest, *simulator.flags, "--ledger", "plan.jsonl"),
+        ("reconcile", "plan.jsonl", *simulator.flags),
+        ("report", "plan.jsonl"),
+        ("verify", "plan.jsonl"),
+        ("verify", "plan.jsonl", "--salvage", "new.jsonl"),
+    )
+    for command in commands:
+        refused(run_command(*command, env=simulator.env), "plan.jsonl is a plan and no ledger")
+    assert (tmp_path / "plan.jsonl").read_bytes() == before
+    assert not (tmp_path / "new.jsonl").exists()
     run_command("run", manifest, *simulator.flags, "--ledger", "x.jsonl", env=simulator.env)
     done = run_command("run", manifest, *simulator.flags, "--plan", "x.jsonl", env=simulator.env)
     refused(done, "x.jsonl is no plan")
@@ -283,8 +294,9 @@ def test_an_interrupted_plan_says_how_far_it_came(
     with start_run(simulator, path, *flags, command="plan") as process:
         simulator.wait_for("get", 10)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "SIGINT: no new look-up leaves" in said
     summary = json.loads(out)
     assert summary["state"] == "interrupted"
     lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
