@@ -95,6 +95,11 @@ def report(
     outputs = Outputs(
         **files, outcomes=frozenset(map(Outcome, outcomes)) if outcomes else frozenset(Outcome), force=force
     )
+    if outcomes and not {"csv", "xlsx", "jsonl"} & {name for name, path in files.items() if path}:
+        say(
+            "Note: --outcome says which rows --csv, --xlsx and --jsonl have; none of them is wanted.",
+            fg="yellow",
+        )
     left = None
     if open_rows is not None:
         left = OpenRows(manifest, open_rows, inputs=[*ledgers, *outputs.paths], force=force)

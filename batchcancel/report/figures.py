@@ -73,11 +73,11 @@ class Run:
 
     @property
     def lasted_s(self) -> float | None:
-        """Seconds from its beginning to its end; None where one of them is not known."""
+        """Seconds from its beginning to its end, to the millisecond; None where one of them is not known."""
         if self.end is None:
             return None
         began, ended = parse_time(self.record.started_at), parse_time(self.end.ended_at)
-        return None if began is None or ended is None else max(0.0, ended - began)
+        return None if began is None or ended is None else round(max(0.0, ended - began), 3)
 
 
 @dataclass(slots=True)

@@ -80,6 +80,7 @@ def test_the_summary_comes_as_json_too(run_command: RunCommand, ledger: Path, ma
     assert again.keys() & document.keys() == shared
     assert (document["env"], document["merchant_id"]) == (again["env"], again["merchant_id"])
     assert document["runs"][-1]["run_id"] == again["run_id"]
+    assert all(run["duration_s"] == round(run["duration_s"], 3) for run in document["runs"])
     assert document["outcomes"] == {"canceled": 3, "already_paid": 1, "partially_paid": 1, "error": 3}
     size = (ledger.parent / "c.csv").stat().st_size
     assert document["written"] == [{"path": "c.csv", "rows": 8, "size_bytes": size}]
@@ -115,6 +116,14 @@ def test_every_file_comes_from_one_call(run_command: RunCommand, ledger: Path, m
     assert "1 invoice to cancel" in again.stderr
     done = run_command("report", ledger, "--open-rows", "left.csv", "--manifest", manifest, "--force")
     assert "8 invoices in 2 runs" in done.stdout
+
+
+def test_an_outcome_without_an_export_is_said_to_do_nothing(run_command: RunCommand, ledger: Path) -> None:
+    """The summary stays whole, since it counts."""
+    ended = run_command("report", ledger, "--outcome", "error")
+    assert (ended.returncode, ended.stdout) == (0, run_command("report", ledger).stdout)
+    assert "none of them is wanted" in ended.stderr
+    assert run_command("report", ledger, "--outcome", "error", "--csv", "e.csv").stderr.startswith("  wrote")
 
 
 def test_what_is_left_is_of_the_manifest_that_was_read(run_command: RunCommand, ledger: Path) -> None:
