@@ -129,7 +129,7 @@ async def _look_up(
         async with reading:
             await reading.open(census.in_sample_of.keys())
             async with tell_progress(settings.options.progress, line=line, document=document):
-                with signals_stop(reading) as stopping:
+                with signals_stop(reading, what="look-up") as stopping:
                     ending = await reconciliation.look_up(reading)
     received += stopping.received
     return ending

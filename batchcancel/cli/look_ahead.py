@@ -34,7 +34,7 @@ async def _look_ahead(settings: Settings, out: Path | None, force: bool, before:
         async with PlanJob(settings, out=out, force=force, on_event=watchers) as job:
             if job.check.rows:
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="look up")
-            with signals_stop(job) as stops:
+            with signals_stop(job, what="look-up") as stops:
                 summary = await job.run()
     code = exit_codes.of_summary(summary, signum=stops.received[0] if stops.received else None)
     _write(summary, as_json=settings.options.json, exit_code=code)

@@ -87,8 +87,9 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
 class Stops:
     """Stop what is going on for a signal or a key, and abort it for the second one."""
 
-    def __init__(self, stoppable: Stoppable) -> None:
+    def __init__(self, stoppable: Stoppable, *, what: str) -> None:
         self._stoppable = stoppable
+        self._what = what
         self.received: list[int] = []
         """The signals that came; a key counts as the signal that it stands for."""
 
@@ -103,7 +104,7 @@ class Stops:
         name = signal.Signals(signum).name
         said = key or name
         say(
-            f"{said}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
+            f"{said}: no new {self._what} leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
             if len(self.received) == 1
             else f"{said}: stopping at once.",
             fg="yellow",
@@ -112,10 +113,15 @@ class Stops:
 
 
 @contextmanager
-def signals_stop(stoppable: Stoppable) -> Iterator[Stops]:
-    """Make each signal stop what is going on, and a second one abort it."""
+def signals_stop(stoppable: Stoppable, *, what: str = "cancelation") -> Iterator[Stops]:
+    """Make each signal stop what is going on, and a second one abort it.
+
+    Args:
+        stoppable: What is going on.
+        what: What no more of is sent then.
+    """
     loop = asyncio.get_running_loop()
-    stops = Stops(stoppable)
+    stops = Stops(stoppable, what=what)
     previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
