@@ -361,6 +361,7 @@ def test_open_amounts_are_what_is_owed() -> None:
         pytest.param({"rate": None}, 0.25, id="latency"),
         pytest.param({"rate": None, "looked_for_s": 6.0}, 10.0, id="slow look-ups"),
         pytest.param({"rate": 2.0, "looked_for_s": 1.6}, 2.5, id="hardly slower"),
+        pytest.param({"rate": None, "looked_for_s": 0.9}, 0.25, id="too few to tell"),
     ],
 )
 def test_estimate_counts_the_requests_of_a_run(options: dict[str, Any], seconds: float) -> None:

@@ -19,6 +19,8 @@ STATUSES: Final = ("DRAFT", "CREATED", "SENT", "PENDING", "PARTIAL", "PAID", "CA
 """As the service lists them, those first that a run would cancel."""
 _MUCH_SLOWER: Final = 1.25
 """From how many times the expected time on look-ups count as slow."""
+_TELLING_S: Final = 1.0
+"""Look-ups that took less tell of connecting above all."""
 _CLOSED: Final = frozenset({"PAID", "CANCELED"})
 """Of these nothing is owed any more, whatever balance the service names."""
 
@@ -119,11 +121,11 @@ class Survey:
         by_latency = requests * latency_s / concurrency
         by_rate = 0.0 if rate is None else requests / rate
         by_course = requests * looked_for_s / self._timed
-        count = f"about {requests:,} requests"
+        count = "1 request" if requests == 1 else f"about {requests:,} requests"
         waits = ""
         if pending := self._reasons[Reason.PENDING]:
             waits = f"; up to {PENDING_WAIT_S:.0f} s for {pending:,} pending"
-        if by_course > _MUCH_SLOWER * max(by_rate, by_latency):
+        if looked_for_s > _TELLING_S and by_course > _MUCH_SLOWER * max(by_rate, by_latency):
             speed = self._timed / looked_for_s
             return by_course, f"{count}, at the {speed:,.1f} a second of these look-ups{waits}"
         if by_rate >= by_latency:
