@@ -6,10 +6,16 @@ import json
 import signal
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.json import decode as json_decode
+from msgspec.structs import replace
+
+from batchcancel.ledger.plan import PlanRecord, encode_plan
+from batchcancel.ledger.record import EndRecord, encode_end
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartRun, StartSimulator
@@ -152,6 +158,21 @@ def test_an_old_plan_is_said_and_everything_is_asked(
     assert "nothing is taken from it" in done.stderr
     asked = {request["invoice_id"] for request in simulator.requests()[before:]} - {None}
     assert "PAID-1" in asked
+
+
+def test_a_plan_from_the_future_is_not_called_old(
+    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
+) -> None:
+    """It was made on a machine whose clock is wrong, or this one's is."""
+    run_command("plan", manifest, *simulator.flags, "--out", "plan.jsonl", env=simulator.env)
+    first, *rows, last = (tmp_path / "plan.jsonl").read_bytes().splitlines(keepends=True)
+    begun = replace(json_decode(first, type=PlanRecord), started_at="2126-01-01T00:00:00.000Z")
+    body = encode_plan(begun) + b"".join(rows)
+    end = replace(json_decode(last, type=EndRecord), sha256=sha256(body).hexdigest())
+    (tmp_path / "plan.jsonl").write_bytes(body + encode_end(end))
+    done = run_command("run", manifest, *simulator.flags, "--plan", "plan.jsonl", env=simulator.env)
+    assert "the clocks of two machines disagree: nothing is taken from it" in done.stderr
+    assert "PAID-1" in {request["invoice_id"] for request in simulator.requests()[len(IDS) :]}
 
 
 def test_what_a_ledger_knows_is_not_looked_up(
