@@ -83,7 +83,8 @@ def report(
     by the beginning of the run that wrote it. Nothing is sent, and no ledger is changed; a run may be
     writing to it meanwhile.
 
-    Exit code 0: done. 2: no ledger, ledgers of different merchants, or a file that can't be written.
+    Exit code 0: done. 2: no ledger, ledgers of different merchants, or a file or standard output that can't
+    be written.
     6: a ledger is damaged.
     """
     from batchcancel.report.make import Outputs, make_report  # noqa: PLC0415 - help has to be quick
@@ -109,8 +110,8 @@ def report(
     rest = None if left is None else left.write()
     if rest is not None:
         _say_what_is_left(rest)
-    write_out(_as_json(made, rest) if as_json else report_text(made.figures))
-    return ExitCode.DONE
+    is_told = write_out(_as_json(made, rest) if as_json else report_text(made.figures))
+    return ExitCode.DONE if is_told else ExitCode.USAGE
 
 
 def _as_json(made: Report, rest: Left | None) -> str:

@@ -126,6 +126,29 @@ def test_an_outcome_without_an_export_is_said_to_do_nothing(run_command: RunComm
     assert run_command("report", ledger, "--outcome", "error", "--csv", "e.csv").stderr.startswith("  wrote")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("report", "LEDGER"), ("report", "LEDGER", "--json"), ("completion", "bash")],
+    ids=["report", "json", "completion"],
+)
+def test_a_result_that_is_lost_is_no_success(
+    command_path: Path, clean_environment: dict[str, str], small_ledger: Path, words: tuple[str, ...]
+) -> None:
+    """These commands have nothing but their text: no exit code that would tell without it."""
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [command_path, *(str(small_ledger) if one == "LEDGER" else one for one in words)],
+            env=clean_environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+            timeout=30,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "Warning: standard output can't be written: No space left on device.\n"
+
+
 def test_what_is_left_is_of_the_manifest_that_was_read(run_command: RunCommand, ledger: Path) -> None:
     """Without ``--manifest``."""
     ended = run_command("report", ledger, "--open-rows", "left.csv")
