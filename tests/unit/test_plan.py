@@ -481,6 +481,11 @@ def test_unset_is_no_file() -> None:
     assert sighting(1).file is UNSET
 
 
+def test_an_estimate_of_a_part_says_so() -> None:
+    """A plan that was stopped knows nothing of the rows that it has not looked at."""
+    assert "a run over these  takes about 2.0 s" in plan_text(summary(tally=Tally(rows=9, open=5)))
+
+
 def test_a_long_estimate_keeps_within_the_width() -> None:
     """As all other lines do."""
     slow = "about 3,000,000 requests, at the 77.3 a second of these look-ups; up to 12 s for 61 pending"

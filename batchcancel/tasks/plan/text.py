@@ -87,7 +87,8 @@ def _lines(summary: PlanSummary) -> Iterator[str]:
     )
     yield ""
     if summary.estimate_s is not None:
-        estimate = f"a run  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
+        over = " over these" if summary.tally.open else ""
+        estimate = f"a run{over}  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
         yield from textwrap.wrap(estimate, _WIDTH, initial_indent="  ", subsequent_indent=" " * 9)
     if summary.out is not None:
         yield f"  plan   {ascii_only(summary.out)}; 'run --plan' takes what is paid or canceled from it"
