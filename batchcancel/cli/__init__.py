@@ -33,6 +33,7 @@ _COMMANDS: Final[dict[str, dict[str, str]]] = {
     },
     "Set up and try": {
         "doctor": "Look at everything that a run needs, and say what to mend.",
+        "config": "Show the value of every option, where it came from and what it overrode.",
         "sandbox": "Serve a simulator of the invoicing API on loopback.",
         "completion": "Print the script with which a shell completes commands, flags and paths.",
     },

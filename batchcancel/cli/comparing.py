@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -12,22 +11,26 @@ from time import monotonic
 from typing import Final
 
 from batchcancel.cli import say, write_out
+from batchcancel.cli.ahead import say_what_expires
 from batchcancel.cli.exit_codes import ExitCode, of_signal
 from batchcancel.cli.log import open_log_of
 from batchcancel.cli.loop import run_in_loop
-from batchcancel.cli.signals import signals_cancel, signals_stop
-from batchcancel.cli.ticker import tell_progress
+from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
+from batchcancel.cli.watching import BAD, DOUBTFUL, GOOD, watch
 from batchcancel.errors import SettingsError
 from batchcancel.job.course import COMPLETE, Ending
 from batchcancel.job.reading import Reading
 from batchcancel.model import RunState
 from batchcancel.observe import Broadcast
+from batchcancel.observe.progress import show_progress
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.report import count_invoices, mask
 from batchcancel.report.files import check_target, writing
 from batchcancel.report.reading import LedgerFile, open_ledgers
 from batchcancel.settings import Settings
 from batchcancel.tasks.reconcile import (
     Account,
+    Census,
     Comparison,
     Differences,
     Mark,
@@ -45,6 +48,12 @@ _FORGETFUL: Final = (
     "ledger's runs did. Start one that stays ('batchcancel sandbox --port 8080'), and name it with "
     "--base-url in the run and here."
 )
+_MARKS: Final = {
+    Mark.SAME: ("same", GOOD),
+    Mark.DIFFERENT: ("different", DOUBTFUL),
+    Mark.MISSING: ("missing", BAD),
+    Mark.UNREAD: ("unread", BAD),
+}
 
 
 def reconcile_ledger(
@@ -112,27 +121,38 @@ async def _look_up(
 ) -> Ending:
     """Look up what there is to look up; ``received`` takes the signals that stop it."""
     settings, census = reading.settings, reconciliation.census
-    began_at = monotonic()
-
-    def line() -> str:
-        rate = reconciliation.compared / max(monotonic() - began_at, 1e-3)
-        counts = ", ".join(f"{account.count(mark):,} {mark}" for mark in Mark)
-        of = count_invoices(census.in_sample)
-        return f"{reconciliation.compared:,} of {of}: {counts}; {rate:,.1f} a second"
-
-    def document() -> str:
-        marks = {mark.name.lower(): account.count(mark) for mark in Mark}
-        return json.dumps({"done": reconciliation.compared, "total": census.in_sample, **marks})
-
     with signals_cancel(before), closing(open_log_of(settings)) as log:
         watchers.add(log)
         async with reading:
             await reading.open(census.in_sample_of.keys())
-            async with tell_progress(settings.options.progress, line=line, document=document):
-                with signals_stop(reading, what="look-up") as stopping:
+            with signals_stop(reading, cancels=False) as stops:
+                watched = _watched(reading, census, account, stops)
+                async with show_progress(settings.options.progress, watched) as progress:
+                    watchers.add(progress)
                     ending = await reconciliation.look_up(reading)
-    received += stopping.received
+    received += stops.received
     return ending
+
+
+def _watched(reading: Reading, census: Census, account: Account, stops: Stops) -> Watched:
+    """Return what there is to watch of a reconciliation: invoices that were compared, by their mark."""
+
+    def counts() -> tuple[Count, ...]:
+        return tuple(
+            Count(key=key, text=f"{mark} {key}", number=account.count(mark), style=style)
+            for mark, (key, style) in _MARKS.items()
+        )
+
+    limit = reading.settings.options.limit
+    to_ask = census.in_sample if limit is None else min(census.in_sample, limit)
+    return watch(
+        reading,
+        stops,
+        total=census.unfit + to_ask,  # those that nobody can be asked about have their mark by now
+        counted_as="marks",
+        counts=counts,
+        vitals=partial(reading.vitals, to_settle=census.in_sample),
+    )
 
 
 @contextmanager
@@ -165,6 +185,7 @@ def _say_what_is_ahead(reading: Reading, reconciliation: Reconciliation, file: L
         f"at {settings.host} ({settings.environment}), merchant {mask(reading.merchant_id)}"
     )
     say(f"  ledger    {file.path}")
+    say_what_expires(reading.expiries)
     if file.is_live:
         say("Note: a run is writing to the ledger. Its rows as of now are compared.", fg="yellow")
     elif file.torn_bytes:

@@ -1,4 +1,4 @@
-"""The flags of ``Options``, for every command that takes some of them."""
+"""The flags of ``Options``, for every command that takes some of them, and those that choose their file."""
 
 from __future__ import annotations
 
@@ -26,15 +26,36 @@ FLAGS: Final = _flags()
 _PATHS: Final = frozenset({"PATH", "FILE"})
 """What a flag's value is called where it is a path."""
 
+CHOOSE_FILE: Final = ("config", "profile")
+"""The flags that say where the other options may come from; every command with options has them."""
+_FILE: Final = "Where the other options come from"
+_CONFIG: Final = flag(
+    "--config",
+    task=_FILE,
+    metavar="FILE",
+    shell_complete=complete_path,
+    help="the configuration file (default: batchcancel.toml here, else in ~/.config/batchcancel)",
+)
+_PROFILE: Final = flag(
+    "--profile",
+    task=_FILE,
+    metavar="NAME",
+    help="the table [profile.NAME] of the configuration file, over its top level",
+)
+
 
 def add_flags(names: Collection[str] = FLAGS) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add flags to a command; their values go on as text, which the settings convert and check.
+
+    ``--config`` and ``--profile``, which say where the other values may come from, are always added.
 
     Args:
         names: Which of ``FLAGS``; they come in their order.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = _PROFILE(command)
+        command = _CONFIG(command)
         for name in reversed([one for one in FLAGS if one in names]):
             hint, meta = get_args(HINTS[name])
             command = _option(name, hint, meta)(command)

@@ -11,7 +11,7 @@ import click
 
 from batchcancel.cli import say
 from batchcancel.cli.conditions import STATUSES, Status, amount, currency, day
-from batchcancel.cli.flags import add_flags, given
+from batchcancel.cli.flags import CHOOSE_FILE, add_flags, given
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.cli.mistakes import Word
 
@@ -129,7 +129,7 @@ def list_invoices(
     from batchcancel.cli.listing import run_list  # noqa: PLC0415 - help has to be quick
     from batchcancel.settings import load_settings  # noqa: PLC0415 - likewise
 
-    conditions = {name: flags.pop(name) for name in list(flags) if name not in _FLAGS}
+    conditions = {name: flags.pop(name) for name in list(flags) if name not in {*_FLAGS, *CHOOSE_FILE}}
     wanted = _wanted(statuses, currencies, **conditions)
     settings = load_settings((), for_run=False, **given(flags))
     for warning in settings.warnings:

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from batchcancel.cli import say
+from batchcancel.cli.ahead import say_what_expires
 from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.log import open_log_of
 from batchcancel.cli.loop import run_in_loop
 from batchcancel.cli.signals import Interrupted, signals_cancel, signals_raise
 from batchcancel.errors import ReportError, SafetyStopError
+from batchcancel.job.reading import Reading
 from batchcancel.manifest import Format
+from batchcancel.model import Event, ListProgressed
 from batchcancel.observe import Broadcast
-from batchcancel.observe.pages import PagesRead
+from batchcancel.observe.progress import tell_progress
+from batchcancel.observe.words import list_json_line, list_sentence
 from batchcancel.report import count_invoices, count_rows, mask
 from batchcancel.report.files import NewFile, check_target
 from batchcancel.settings import Settings
@@ -31,6 +35,7 @@ from batchcancel.tasks.listing import (
     Unsettled,
     Wanted,
     collect,
+    for_one_merchant,
     format_of,
     write_rows,
     write_rows_to,
@@ -75,9 +80,23 @@ def run_list(
 
 
 async def _collect(settings: Settings, wanted: Wanted, received: list[int]) -> Found:
+    so_far = ListProgressed(rows=0)
+
+    def note(event: Event) -> None:
+        nonlocal so_far
+        if isinstance(event, ListProgressed):
+            so_far = event
+
     with signals_cancel(received), closing(open_log_of(settings)) as log:
-        watchers = Broadcast(log, PagesRead(settings.options.progress))
-        return await collect(settings, wanted, on_event=watchers)
+        watchers = Broadcast(log, note)
+        async with Reading(for_one_merchant(settings), on_event=watchers) as reading:
+            say_what_expires(reading.expiries)
+            async with tell_progress(
+                settings.options.progress,
+                line=lambda: list_sentence(so_far),
+                document=lambda ended: list_json_line(so_far, ended=ended),
+            ):
+                return await collect(reading, wanted, on_event=watchers)
 
 
 def _write(rows: tuple[Row, ...], format_: Format, out: Path | None) -> None:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 import sys
-import time
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
-from batchcancel.cli.ahead import say_what_is_ahead
+from batchcancel.cli.ahead import say_what_expires, say_what_is_ahead
 from batchcancel.cli.loop import run_in_loop
 from batchcancel.cli.observers import Observers
 from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
+from batchcancel.cli.watching import BAD, GOOD, SETTLED, count, most_rows, watch
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
-from batchcancel.model import RunState, RunSummary
-from batchcancel.observe.controls import Controls
+from batchcancel.model import Outcome, RunState, RunSummary
 from batchcancel.observe.progress import show_progress
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.report import count_invoices, summary_json, summary_text
 from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
+
+_STYLES: Final = {
+    Outcome.CANCELED: GOOD,
+    Outcome.ALREADY_PAID: SETTLED,
+    Outcome.PARTIALLY_PAID: SETTLED,
+    Outcome.ERROR: BAD,
+}
 
 
 def run_job(settings: Settings, observers: Observers) -> int:
@@ -51,13 +58,11 @@ async def _run_job(settings: Settings, observers: Observers, page: Path | None, 
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
                 say(f"  ledger    {settings.ledger}")
                 _say_what_is_planned(job)
-                _say_what_expires(job)
+                say_what_expires(job.expiries)
                 _say_what_is_torn(job)
                 await _confirm(job)
-            with signals_stop(job) as stops:
-                async with show_progress(
-                    settings.options.progress, total=_most_rows(job), controls=_controls(job, stops)
-                ) as progress:
+            with signals_stop(job, cancels=True) as stops:
+                async with show_progress(settings.options.progress, _watched(job, stops)) as progress:
                     watchers.add(progress)
                     summary = await job.run()
     received = stops.received
@@ -69,20 +74,14 @@ async def _run_job(settings: Settings, observers: Observers, page: Path | None, 
     return code
 
 
-def _most_rows(job: Job) -> int:
-    """Return how many results there will be if nothing stops the run but its limit."""
-    check, limit = job.check, job.settings.options.limit
-    return check.to_settle if limit is None else check.to_settle - check.open + min(check.open, limit)
+def _watched(job: Job, stops: Stops) -> Watched:
+    """Return what there is to watch of a run: rows on disk, by outcome."""
 
+    def counts() -> tuple[Count, ...]:
+        return tuple(count(word, number, _STYLES[word]) for word, number in job.outcomes.items())
 
-def _controls(job: Job, stops: Stops) -> Controls:
-    """Say what the keys of the live view do; q is Ctrl-C in all but the name."""
-    return Controls(
-        vitals=job.vitals,
-        pause=job.pause,
-        resume=job.resume,
-        stop=partial(stops.stop, signal.SIGINT, key="q"),
-    )
+    total = most_rows(job.check, limit=job.settings.options.limit)
+    return watch(job, stops, total=total, counted_as="outcomes", counts=counts, vitals=job.vitals)
 
 
 def _checked_page(settings: Settings) -> Path | None:
@@ -133,14 +132,6 @@ def _say_what_is_planned(job: Job) -> None:
         else f"says that it will be made in {show_duration(-age_s)}: the clocks of two machines disagree"
     )
     say(f"Warning: {job.plan.path} {why}: nothing is taken from it.", fg="yellow")
-
-
-def _say_what_expires(job: Job) -> None:
-    for expiry in job.expiries:
-        say(f"  key       {expiry.what} {expiry.path}, valid until {expiry.date}")
-    for expiry in job.expiries:
-        if (warning := expiry.warning(time.time())) is not None:
-            say(f"Warning: {warning}", fg="yellow")
 
 
 def _say_what_is_torn(job: Job) -> None:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Final, Protocol
 
 from batchcancel.cli import say
+from batchcancel.observe.words import stopping_text
 from batchcancel.pipeline import DRAIN_S
 
 ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -87,9 +88,10 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
 class Stops:
     """Stop what is going on for a signal or a key, and abort it for the second one."""
 
-    def __init__(self, stoppable: Stoppable, *, what: str) -> None:
+    def __init__(self, stoppable: Stoppable, *, cancels: bool) -> None:
         self._stoppable = stoppable
-        self._what = what
+        self.cancels: Final = cancels
+        """Whether invoices are canceled, or only looked at."""
         self.received: list[int] = []
         """The signals that came; a key counts as the signal that it stands for."""
 
@@ -104,7 +106,8 @@ class Stops:
         name = signal.Signals(signum).name
         said = key or name
         say(
-            f"{said}: no new {self._what} leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
+            f"{said}: {stopping_text(cancels=self.cancels)}; "
+            f"waiting up to {DRAIN_S:.0f} s for what is in flight."
             if len(self.received) == 1
             else f"{said}: stopping at once.",
             fg="yellow",
@@ -113,15 +116,15 @@ class Stops:
 
 
 @contextmanager
-def signals_stop(stoppable: Stoppable, *, what: str = "cancelation") -> Iterator[Stops]:
+def signals_stop(stoppable: Stoppable, *, cancels: bool) -> Iterator[Stops]:
     """Make each signal stop what is going on, and a second one abort it.
 
     Args:
         stoppable: What is going on.
-        what: What no more of is sent then.
+        cancels: Whether it cancels invoices, or only looks at them; what is said of a stop depends on it.
     """
     loop = asyncio.get_running_loop()
-    stops = Stops(stoppable, what=what)
+    stops = Stops(stoppable, cancels=cancels)
     previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:

@@ -28,6 +28,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     ManifestRow,
+    Outcome,
     Result,
     RunState,
     RunSummary,
@@ -133,6 +134,11 @@ class Job:
         if self._summary is None:
             raise RuntimeError("the run has not ended yet")
         return self._summary
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """Rows of this run that are on disk by now, by outcome; all four are there, zero or not."""
+        return dict.fromkeys(Outcome, 0) if self._account is None else self._account.outcomes
 
     def vitals(self) -> Vitals:
         """Tell what the run is doing at the moment; costs microseconds a merchant, whatever the run's size.
@@ -276,8 +282,7 @@ class Job:
         return with_answers(rows, opened.plan, ledger_began_at=opened.ledger.history.first_started_at)
 
     async def _note_commit(self, account: Account, group: GroupCommitted) -> None:
-        for result in group.results:
-            account.note(result)
+        account.note(group.results)
         self._on_event(group)
         if self._deliver is not None and group.results:
             await self._deliver.put(group.results)

@@ -135,6 +135,14 @@ class Reading:
         """Tell what is going on at the moment."""
         return self._course.vitals(to_settle=to_settle)
 
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; as ``Job.pause`` does."""
+        self._course.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again; what is not paused is left as it is."""
+        self._course.resume()
+
     def stop(self, why: str) -> None:
         """Send nothing new and wait for what is in flight; a second call does not wait."""
         self._course.stop(why)

@@ -1,4 +1,4 @@
-"""A run on a terminal: the view is drawn, keys are listened to, and all is put back at the end."""
+"""What is watched, on a terminal: the view is drawn, keys are listened to, and all is put back at the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from batchcancel.observe.controls import Controls
 from batchcancel.observe.keyboard import Keyboard
 from batchcancel.observe.screen import Screen
 from batchcancel.observe.tracker import Tracker
 from batchcancel.observe.view import view
+from batchcancel.observe.watched import Watched
 
 _DRAW_EVERY_S: Final = 0.25
 _LOOK_EVERY_S: Final = 0.05
@@ -25,18 +25,18 @@ _NO_DESCRIPTOR: Final = -1
 class LiveView:
     """Keep the view up to date, and do what the keys say."""
 
-    def __init__(self, tracker: Tracker, controls: Controls) -> None:
+    def __init__(self, tracker: Tracker, watched: Watched) -> None:
         """Take standard error in; nothing is shown before ``refresh``. Needs a running event loop.
 
         Args:
             tracker: What is shown.
-            controls: What the keys do: p pauses and resumes, q stops.
+            watched: What the keys act on: p pauses and resumes, q stops.
         """
         self._tracker = tracker
-        self._controls = controls
+        self._watched = watched
         self._clock = asyncio.get_running_loop().time
         self._screen = Screen()
-        actions = dict.fromkeys("pP", self._toggle_pause) | dict.fromkeys("qQ", controls.stop)
+        actions = dict.fromkeys("pP", self._toggle_pause) | dict.fromkeys("qQ", watched.stop)
         self._keyboard = Keyboard(_stdin_descriptor(), actions)
         self._drawn_at = float("-inf")
 
@@ -68,14 +68,14 @@ class LiveView:
         self._screen.close()
 
     def _toggle_pause(self) -> None:
-        self._controls.toggle_pause()
+        self._watched.toggle_pause()
         self.refresh()
 
 
 @contextmanager
-def live_view(tracker: Tracker, controls: Controls) -> Iterator[None]:
-    """Show a run for the length of the block. Needs a running event loop."""
-    shown = LiveView(tracker, controls)
+def live_view(tracker: Tracker, watched: Watched) -> Iterator[None]:
+    """Show it for the length of the block. Needs a running event loop."""
+    shown = LiveView(tracker, watched)
     try:
         with _put_away_when_suspended(shown):
             drawing = asyncio.create_task(shown.keep_fresh())

@@ -1,4 +1,4 @@
-"""How far a run is: a live view on a terminal, lines elsewhere; always on standard error."""
+"""How far a command is: a live view on a terminal, lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 
@@ -10,45 +10,68 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from batchcancel.observe import Listener
-from batchcancel.observe.controls import Controls
-from batchcancel.observe.tracker import Tracker
+from batchcancel.observe.tracker import MARK_EVERY_S, Tracker
+from batchcancel.observe.watched import Watched
 from batchcancel.observe.words import json_line, sentence
 
-_PLAIN_EVERY_S: Final = 30.0
-_JSON_EVERY_S: Final = 1.0
+_EVERY_S: Final = {"bar": 5.0, "plain": 30.0, "json": 1.0}
+"""How often a line is written; on a terminal somebody waits."""
 
 
 @asynccontextmanager
-async def show_progress(kind: str, *, total: int, controls: Controls) -> AsyncIterator[Listener]:
+async def show_progress(kind: str, watched: Watched) -> AsyncIterator[Listener]:
     """Show progress for the length of the block; give the listener that feeds it.
 
     Args:
         kind: ``bar`` (a live view with keys; needs a terminal that can move its cursor, and is ``plain``
             elsewhere), ``auto`` (the same), ``plain`` (a line every 30 s), ``json`` (an object a second,
             and a last one) or ``none``.
-        total: Invoices that the run will settle.
-        controls: What is shown besides, and what the keys do.
+        watched: What is shown, and what the keys act on.
     """
-    tracker = Tracker(total=total, vitals=controls.vitals, clock=asyncio.get_running_loop().time)
-    if kind in {"auto", "bar"}:
-        kind = "bar" if _can_show_a_view() else "plain"
-    match kind:
-        case "bar":
+    if kind == "none":
+        yield _ignore
+        return
+    tracker = Tracker(watched, clock=asyncio.get_running_loop().time)
+    async with _ticking(MARK_EVERY_S, tracker.mark):
+        if kind in {"auto", "bar"} and _can_show_a_view():
             from batchcancel.observe.live import live_view  # noqa: PLC0415 - slow, and for terminals only
 
-            with live_view(tracker, controls):
+            with live_view(tracker, watched):
                 yield tracker.listen
-        case "plain":
-            async with _ticking(_PLAIN_EVERY_S, lambda: _say(sentence(tracker.moment()))):
-                yield tracker.listen
+            return
+        async with tell_progress(
+            "plain" if kind in {"auto", "bar"} else kind,
+            line=lambda: sentence(tracker.moment()),
+            document=lambda ended: json_line(tracker.moment(), ended=ended),
+        ):
+            yield tracker.listen
+
+
+@asynccontextmanager
+async def tell_progress(
+    kind: str, *, line: Callable[[], str], document: Callable[[bool], str]
+) -> AsyncIterator[None]:
+    """Tell progress in lines alone for the length of the block.
+
+    Args:
+        kind: As for ``show_progress``; ``bar`` is a line every 5 s here, and ``auto`` that on a terminal.
+        line: Says it for people.
+        document: Says it as one JSON object; given whether that is the last one.
+    """
+    if kind == "auto":
+        kind = "bar" if _can_show_a_view() else "plain"
+    match kind:
+        case "bar" | "plain":
+            async with _ticking(_EVERY_S[kind], lambda: _say(line())):
+                yield
         case "json":
             try:
-                async with _ticking(_JSON_EVERY_S, lambda: _say(json_line(tracker.moment(), ended=False))):
-                    yield tracker.listen
+                async with _ticking(_EVERY_S[kind], lambda: _say(document(False))):
+                    yield
             finally:
-                _say(json_line(tracker.moment(), ended=True))
+                _say(document(True))
         case "none":
-            yield _ignore
+            yield
         case _:
             raise ValueError(f"there is no way called {kind!r} to show progress")
 
@@ -80,7 +103,7 @@ async def _ticking(every_s: float, act: Callable[[], None]) -> AsyncIterator[Non
 
 
 def _say(line: str) -> None:
-    # Nobody may be listening any more; the run goes on all the same.
+    # Nobody may be listening any more; it goes on all the same.
     with suppress(OSError, ValueError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

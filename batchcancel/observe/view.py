@@ -5,26 +5,20 @@ from __future__ import annotations
 from itertools import chain
 from typing import Final, NamedTuple
 
-from batchcancel.model import Outcome, PauseCause
+from batchcancel.model import PauseCause
 from batchcancel.observe.tracker import Moment
 from batchcancel.observe.words import (
     amount_texts,
+    count_text,
     duration_text,
     is_cut,
     limit_texts,
-    outcome_text,
     stopped_text,
 )
 
 _BETWEEN: Final = "   "
 _LONGEST_BAR: Final = 40
 _SHORTEST_BAR: Final = 8
-_STYLES: Final = {
-    Outcome.CANCELED: "green",
-    Outcome.ALREADY_PAID: "cyan",
-    Outcome.PARTIALLY_PAID: "cyan",
-    Outcome.ERROR: "red",
-}
 _FAINT: Final = "dim"
 
 
@@ -42,7 +36,7 @@ def view(moment: Moment, *, width: int, height: int, has_keys: bool) -> list[Lin
     """Lay a moment out.
 
     Args:
-        moment: The run.
+        moment: What is told.
         width: Columns of the terminal; no line is longer.
         height: Rows of the terminal; there are fewer lines, and the keys are the last to go.
         has_keys: Whether keys are listened to, so that they are worth a line.
@@ -50,7 +44,7 @@ def view(moment: Moment, *, width: int, height: int, has_keys: bool) -> list[Lin
     Returns:
         Lines of pieces that are written one after the other.
     """
-    groups = [_how_far(moment, width), _outcomes(moment), _how_it_goes(moment), _money(moment)]
+    groups = [_how_far(moment, width), _counts(moment), _how_it_goes(moment), _money(moment)]
     body = list(chain.from_iterable(_flow(group, width) for group in groups))
     keys = _flow(_keys(moment), width) if has_keys else []
     most = max(1, height - 1)
@@ -73,11 +67,8 @@ def _how_far(moment: Moment, width: int) -> Line:
     return [Piece("━" * full + "─" * (length - full), "green"), *words]
 
 
-def _outcomes(moment: Moment) -> Line:
-    return [
-        Piece(outcome_text(outcome, count), _STYLES[outcome] if count else _FAINT)
-        for outcome, count in moment.outcomes.items()
-    ]
+def _counts(moment: Moment) -> Line:
+    return [Piece(count_text(one), one.style if one.number else _FAINT) for one in moment.counts]
 
 
 def _how_it_goes(moment: Moment) -> Line:
@@ -86,7 +77,7 @@ def _how_it_goes(moment: Moment) -> Line:
     pieces = [
         Piece(f"{moment.rate:,.1f} a second"),
         Piece(f"{vitals.in_flight:,} in flight"),
-        *(Piece(text, "yellow" if is_slowed else "") for text in limit_texts(vitals)),
+        *(Piece(text, "yellow" if is_slowed else "") for text in limit_texts(moment)),
     ]
     if moment.merchants_stopped:
         pieces.append(Piece(stopped_text(moment.merchants_stopped), "red"))

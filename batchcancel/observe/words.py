@@ -1,4 +1,4 @@
-"""A moment of a run in words for people, and as JSON for programs. Pure."""
+"""How far it is, in words for people and as JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from decimal import Decimal
 from typing import Final
 
-from batchcancel.model import Outcome, PauseCause, Vitals
+from batchcancel.model import ListProgressed, PauseCause, Vitals
 from batchcancel.observe.tracker import Moment
+from batchcancel.observe.watched import Count
 
 _HELD_BY: Final = {
     PauseCause.BY_HAND: "paused by you",
@@ -16,7 +17,6 @@ _HELD_BY: Final = {
     PauseCause.KEY_IN_DOUBT: "waiting, since the key is in doubt",
 }
 """Why nothing leaves."""
-_STOPPING: Final = "stopping: no new cancelation leaves"
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
@@ -24,11 +24,11 @@ _DAY_S: Final = 86_400
 
 def sentence(moment: Moment) -> str:
     """Say everything in one line."""
-    counts = ", ".join(outcome_text(outcome, count) for outcome, count in moment.outcomes.items())
+    counts = ", ".join(map(count_text, moment.counts))
     going = [
         f"{moment.rate:,.1f} a second",
         f"{moment.vitals.in_flight:,} in flight",
-        *limit_texts(moment.vitals),
+        *limit_texts(moment),
     ]
     if moment.eta_s is not None and moment.done < moment.total:
         going.append(f"about {duration_text(moment.eta_s)} left")
@@ -41,20 +41,21 @@ def sentence(moment: Moment) -> str:
 
 
 def json_line(moment: Moment, *, ended: bool) -> str:
-    """Write everything as one JSON object; the keys are part of the interface (see the README).
+    """Write everything as one JSON object; the keys are part of the interface (docs/reference/json.md).
 
     Args:
-        moment: The run.
+        moment: What is told.
         ended: Whether this is the last object.
     """
     vitals = moment.vitals
+    money = {"amounts_canceled": vitals.amounts_canceled} if moment.cancels else {}
     return json.dumps(
         {
             "type": "progress",
             "done": moment.done,
             "total": moment.total,
-            "outcomes": {outcome.value: count for outcome, count in moment.outcomes.items()},
-            "amounts_canceled": vitals.amounts_canceled,
+            moment.counted_as: {one.key: one.number for one in moment.counts},
+            **money,
             "rate": round(moment.rate, 1),
             "eta_s": None if moment.eta_s is None else round(moment.eta_s, 1),
             "in_flight": vitals.in_flight,
@@ -68,9 +69,37 @@ def json_line(moment: Moment, *, ended: bool) -> str:
     )
 
 
-def outcome_text(outcome: Outcome, count: int) -> str:
-    """Say how many invoices ended so."""
-    return f"{count:,} {outcome.replace('_', ' ')}"
+def list_sentence(one: ListProgressed) -> str:
+    """Say in one line how far a list is."""
+    if one.to_look_up:
+        return f"{one.looked_up:,} of {one.to_look_up:,} invoices looked up"
+    of_status = "" if one.total is None else f"; there are {one.total:,} of status {one.status}"
+    return f"{one.rows:,} invoices read{of_status}"
+
+
+def list_json_line(one: ListProgressed, *, ended: bool) -> str:
+    """Write how far a list is as one JSON object; its keys are part of the interface likewise."""
+    return json.dumps(
+        {
+            "type": "progress",
+            "read": one.rows,
+            "status": one.status,
+            "total": one.total,
+            "looked_up": one.looked_up,
+            "to_look_up": one.to_look_up,
+            "ended": ended,
+        }
+    )
+
+
+def stopping_text(*, cancels: bool) -> str:
+    """Say what a stop means for what is canceled, or only looked at."""
+    return "no new cancelation leaves" if cancels else "nothing new is asked"
+
+
+def count_text(one: Count) -> str:
+    """Say how many invoices there are of one kind."""
+    return f"{one.number:,} {one.text}"
 
 
 def stopped_text(merchants: int) -> str:
@@ -83,10 +112,11 @@ def amount_texts(vitals: Vitals) -> list[str]:
     return [f"{Decimal(amount):,f} {currency}" for currency, amount in vitals.amounts_canceled.items()]
 
 
-def limit_texts(vitals: Vitals) -> list[str]:
-    """Say what holds the run to its speed, or holds it up, and why."""
+def limit_texts(moment: Moment) -> list[str]:
+    """Say what holds it to its speed, or holds it up, and why."""
+    vitals = moment.vitals
     if vitals.is_stopping:
-        return [_STOPPING]
+        return [f"stopping: {stopping_text(cancels=moment.cancels)}"]
     if vitals.held_by is not None:
         return [_HELD_BY[vitals.held_by]]
     if vitals.allowed_rate is None:
@@ -94,7 +124,7 @@ def limit_texts(vitals: Vitals) -> list[str]:
     if not is_cut(vitals):
         return [f"limit {vitals.allowed_rate:,.6g} a second"]
     was = "" if vitals.set_rate is None else f" from {vitals.set_rate:,.6g}"
-    return [f"limit {vitals.allowed_rate:,.1f} a second", f"cut{was} by refusals (429)"]
+    return [f"limit {vitals.allowed_rate:,.1f} a second", f"cut{was} after a 429 or 503"]
 
 
 def is_cut(vitals: Vitals) -> bool:

@@ -81,12 +81,7 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
         SettingsError: Something is missing, malformed, contradictory, or in a file that others can write.
     """
     check_complete(options)
-    for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
-        value = getattr(options, name)
-        if value is not None and not _HEADER_TEXT.fullmatch(value):
-            raise SettingsError(
-                f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
-            )
+    _check_ids(options, sources)
     merchant_id = options.merchant_id if options.merchant_column is None else options.portfolio_id
     assert merchant_id  # noqa: S101 - checked above
     return Credentials(
@@ -105,6 +100,32 @@ def check_complete(options: Options) -> None:
     Raises:
         SettingsError: Something is; names the variables.
     """
+    if missing := missing_credentials(options):
+        raise SettingsError(
+            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
+            "They are made in the Business Center under Payment Configuration, Key Management."
+        )
+
+
+def check_given(options: Options, *, sources: Mapping[str, str], warnings: list[str]) -> None:
+    """Check what there is of credentials that are not complete.
+
+    Raises:
+        SettingsError: As from ``read_credentials``, but not for what is missing.
+    """
+    _check_ids(options, sources)
+    if options.auth is Auth.P12:
+        if options.p12_file:
+            warnings += check_mode(Path(options.p12_file))
+        _password(options, sources, warnings, "p12_password")
+    else:
+        _secret(options, sources, warnings)
+    if options.mle is not Mle.OFF:
+        _encryption(options, sources, warnings)
+
+
+def missing_credentials(options: Options) -> list[str]:
+    """Return the variables of the credentials that are needed and not given."""
     # With merchants in the manifest it is a portfolio's key that signs for all of them.
     required = ["merchant_id" if options.merchant_column is None else "portfolio_id"]
     required += ["p12_file"] if options.auth is Auth.P12 else ["key_id"]
@@ -113,23 +134,35 @@ def check_complete(options: Options) -> None:
     if not getattr(options, secret) and not getattr(options, f"{secret}_file"):
         variable = "BATCHCANCEL_" + secret.upper()
         missing.append(f"{variable} (or {variable}_FILE)")
-    if missing:
-        raise SettingsError(
-            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
-            "They are made in the Business Center under Payment Configuration, Key Management."
-        )
+    return missing
+
+
+def _check_ids(options: Options, sources: Mapping[str, str]) -> None:
+    for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
+        value = getattr(options, name)
+        if value is not None and not _HEADER_TEXT.fullmatch(value):
+            raise SettingsError(
+                f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
+            )
 
 
 def _shared_secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> SharedSecret:
+    secret = _secret(options, sources, warnings)
     assert options.key_id  # noqa: S101 - checked by the caller
+    assert secret  # noqa: S101 - likewise
+    return SharedSecret(key_id=options.key_id, secret=secret)
+
+
+def _secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> Secret | None:
+    """Read the shared secret from its option or its file; None if neither is given."""
     _refuse_both(options, sources, "shared_secret", "the shared secret")
     if options.shared_secret:
-        secret = Secret(_decode(options.shared_secret, sources["shared_secret"]))
-    else:
-        path = Path(options.shared_secret_file or "")
+        return Secret(_decode(options.shared_secret, sources["shared_secret"]))
+    if options.shared_secret_file:
+        path = Path(options.shared_secret_file)
         read = partial(_read_shared_secret, path, sources["shared_secret_file"])
-        secret = secret_in(path, read, warnings)
-    return SharedSecret(key_id=options.key_id, secret=secret)
+        return secret_in(path, read, warnings)
+    return None
 
 
 def _read_shared_secret(path: Path, source: str, warnings: list[str]) -> bytes:

@@ -11,9 +11,13 @@ from urllib.parse import urlsplit
 from batchcancel.errors import SettingsError
 from batchcancel.settings.options import Environment, Options
 
+MISSING_ENV: Final = (
+    "Say what is called: --env sandbox (the built-in simulator), --env test or --env production."
+)
+
 _HOST_AND_PORT: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _TEST_HOSTS: Final = frozenset({"apitest.visaacceptance.com", "apitest.cybersource.com"})
-_DEFAULT_URLS: Final = {
+DEFAULT_URLS: Final = {
     Environment.TEST: "https://apitest.visaacceptance.com",
     Environment.PRODUCTION: "https://api.visaacceptance.com",
 }
@@ -22,12 +26,10 @@ _DEFAULT_URLS: Final = {
 def find_target(options: Options) -> tuple[Environment, str | None]:
     """Find out what host is called and what that host is."""
     if options.env is None:
-        raise SettingsError(
-            "Say what is called: --env sandbox (the built-in simulator), --env test or --env production."
-        )
+        raise SettingsError(MISSING_ENV)
     if options.base_url is None:
-        return options.env, _DEFAULT_URLS.get(options.env)
-    url = _check_url(options.base_url)
+        return options.env, DEFAULT_URLS.get(options.env)
+    url = check_url(options.base_url)
     environment = classify_host(urlsplit(url).hostname or "")
     if environment is not options.env:
         raise SettingsError(
@@ -37,7 +39,12 @@ def find_target(options: Options) -> tuple[Environment, str | None]:
     return environment, url
 
 
-def _check_url(text: str) -> str:
+def check_url(text: str) -> str:
+    """Return ``--base-url`` without a slash at its end.
+
+    Raises:
+        SettingsError: It is no URL of a host alone, or plain http to another machine.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port

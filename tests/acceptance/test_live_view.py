@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pyte
 import pytest
 
+from batchcancel.sandbox import SANDBOX_MERCHANT_ID
+
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, Simulator, StartSimulator
+    from tests.conftest import WriteLedger
 
 LEDGER: Final = "ledger.jsonl"
 GIVE_UP_S: Final = 30.0
@@ -117,10 +120,12 @@ class Terminal:
 
 
 class OpenTerminal(Protocol):
-    """Opens terminals in which a run goes on, for the length of the test."""
+    """Opens terminals in which a command goes on, for the length of the test."""
 
-    def __call__(self, simulator: Simulator, *flags: str | Path, columns: int = 80) -> Terminal:
-        """Start a run of ``ids.txt``."""
+    def __call__(
+        self, simulator: Simulator, *flags: str | Path, command: str = "run", columns: int = 80
+    ) -> Terminal:
+        """Start a command: a run or a plan of ``ids.txt``, or a reconciliation of the ledger."""
         ...
 
 
@@ -128,12 +133,13 @@ class OpenTerminal(Protocol):
 def open_terminal(
     command_path: Path, clean_environment: dict[str, str], tmp_path: Path
 ) -> Iterator[OpenTerminal]:
-    """Start runs in terminals."""
+    """Start commands in terminals."""
     terminals: list[Terminal] = []
 
-    def start(simulator: Simulator, *flags: str | Path, columns: int = 80) -> Terminal:
-        command = [command_path, "run", "ids.txt", "--ledger", LEDGER, *simulator.flags, *flags]
-        terminal = Terminal(command, env=clean_environment | simulator.env, folder=tmp_path, columns=columns)
+    def start(simulator: Simulator, *flags: str | Path, command: str = "run", columns: int = 80) -> Terminal:
+        what = [LEDGER] if command == "reconcile" else ["ids.txt", "--ledger", LEDGER]
+        line = [command_path, command, *what, *simulator.flags, *flags]
+        terminal = Terminal(line, env=clean_environment | simulator.env, folder=tmp_path, columns=columns)
         terminals.append(terminal)
         return terminal
 
@@ -335,6 +341,152 @@ def test_q_ends_a_paused_run_at_once(open_terminal: OpenTerminal, slow: Simulato
     assert terminal.end() == 130
     assert time.monotonic() - pressed_at < 3
     assert len(slow.requests()) == arrived
+
+
+# --- commands that only look ----------------------------------------------------------------------
+
+LOOKING: Final = ("plan", "reconcile")
+COUNTED: Final = {
+    "plan": ("0 already paid", "0 partially paid", "0 already canceled", "0 error"),
+    "reconcile": ("0 * different", "0 - missing", "0 ! unread"),
+}
+
+
+@pytest.fixture
+def open_look(open_terminal: OpenTerminal, tmp_path: Path, write_ledger: WriteLedger) -> OpenTerminal:
+    """Start a command over 400 invoices that all are as expected, once for each test."""
+
+    def start(simulator: Simulator, *flags: str | Path, command: str = "plan", columns: int = 80) -> Terminal:
+        if command == "reconcile":
+            rows = [{"invoice_id": f"CANCELED-SECRET{number}"} for number in range(400)]
+            write_ledger(tmp_path / LEDGER, *rows, env="sandbox", merchant_id=SANDBOX_MERCHANT_ID)
+        else:
+            write_ids(tmp_path, 400)
+        return open_terminal(simulator, *flags, command=command, columns=columns)
+
+    return start
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("command", LOOKING)
+def test_a_look_has_the_view_of_a_run_but_for_money(
+    open_look: OpenTerminal, slow: Simulator, command: str, columns: int
+) -> None:
+    """Everything is there once, nothing wraps; at the end only what it writes on standard output is."""
+    terminal = open_look(slow, "--concurrency", "8", command=command, columns=columns)
+    for words in ("of 400", "in flight", "no limit", "q stop", "left"):
+        terminal.wait_for(words)
+    lines = terminal.look()
+    assert terminal.screen.cursor.hidden
+    for words in ("of 400", "in flight", "p pause", *COUNTED[command]):
+        assert sum(words in line for line in lines) == 1, lines
+    assert not any("canceled so far" in line for line in lines)
+    assert terminal.end() == 0
+    shown = terminal.history()
+    assert view_of(shown) == []
+    said = "A run would cancel 400 of 400" if command == "plan" else "No difference: 400 as the ledger"
+    assert any(said[:columns] in line for line in shown), shown
+    assert not terminal.screen.cursor.hidden
+    assert terminal.attributes() == terminal.before
+    assert b"SECRET" not in terminal.raw, "ids are not for the screen"
+    assert slow.posts() == Counter()
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_p_pauses_a_look_and_it_goes_on(open_look: OpenTerminal, slow: Simulator, command: str) -> None:
+    """What is in flight comes back, nothing else leaves, and every invoice is asked about once."""
+    terminal = open_look(slow, "--concurrency", "8", command=command)
+    slow.wait_for("get", 20)
+    terminal.wait_for("p pause")
+    terminal.press("p")
+    terminal.wait_for("paused by you")
+    terminal.wait_for(lambda lines: any("0 in flight" in line for line in lines))
+    terminal.wait_for("p go on")
+    arrived = len(slow.requests())
+    time.sleep(1.0)
+    assert len(slow.requests()) == arrived
+    assert arrived < 300
+    terminal.press("p")
+    terminal.wait_for("p pause")
+    assert terminal.end() == 0
+    asked = Counter(one["invoice_id"] for one in slow.requests() if one["operation"] == "get")
+    assert (len(asked), set(asked.values())) == (400, {1})
+    assert terminal.attributes() == terminal.before
+
+
+@pytest.mark.parametrize("is_paused", [True, False], ids=["paused", "at-work"])
+@pytest.mark.parametrize("command", LOOKING)
+def test_q_ends_a_look_as_a_first_ctrl_c_does(
+    open_look: OpenTerminal, slow: Simulator, command: str, *, is_paused: bool
+) -> None:
+    """It says what that means for it; exit code 130."""
+    terminal = open_look(slow, "--concurrency", "8", command=command)
+    slow.wait_for("get", 20)
+    terminal.wait_for("q stop")
+    if is_paused:
+        terminal.press("p")
+        terminal.wait_for("paused by you")
+    terminal.press("q")
+    assert terminal.end() == 130
+    shown = "\n".join(terminal.history())
+    assert "q: nothing new is asked; waiting up to 8 s for what is in flight." in shown
+    assert "Interrupted (SIGINT)" in shown
+    assert "cancelation" not in shown
+    assert view_of(terminal.history()) == []
+    assert terminal.attributes() == terminal.before
+    assert not terminal.screen.cursor.hidden
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_a_second_q_ends_a_look_at_once(
+    open_look: OpenTerminal, start_simulator: StartSimulator, command: str
+) -> None:
+    """Nothing is waited for."""
+    simulator = start_simulator("--latency-ms", "6000")
+    terminal = open_look(simulator, "--concurrency", "4", "--timeout", "20", command=command)
+    simulator.wait_for("get", 4)
+    terminal.press("q")
+    terminal.wait_for("q stop at once")
+    terminal.wait_for("stopping: nothing new is asked")
+    pressed_at = time.monotonic()
+    terminal.press("q")
+    assert terminal.end() == 130
+    assert time.monotonic() - pressed_at < 4
+    assert "q: stopping at once." in "\n".join(terminal.history())
+    assert terminal.attributes() == terminal.before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", LOOKING)
+def test_a_signal_to_a_look_leaves_the_terminal_as_it_was(
+    open_look: OpenTerminal, slow: Simulator, command: str, signum: signal.Signals
+) -> None:
+    """And says that nothing new is asked."""
+    terminal = open_look(slow, "--concurrency", "8", command=command)
+    terminal.wait_for("q stop")
+    assert terminal.attributes() != terminal.before
+    terminal.process.send_signal(signum)
+    assert terminal.end() == 128 + signum
+    assert terminal.attributes() == terminal.before
+    assert not terminal.screen.cursor.hidden
+    assert f"{signum.name}: nothing new is asked" in "\n".join(terminal.history())
+    assert view_of(terminal.history()) == []
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_log_lines_of_a_look_are_whole_above_the_view(
+    open_look: OpenTerminal, start_simulator: StartSimulator, command: str
+) -> None:
+    """Each request is a line, and none has a piece of the view in it."""
+    flags = ("--concurrency", "4", "--log-level", "debug", "--log-format", "json")
+    terminal = open_look(start_simulator("--latency-ms", "10"), *flags, command=command, columns=400)
+    terminal.wait_for("q stop")
+    assert terminal.end() == 0
+    logged = [line for line in terminal.history() if "request.finished" in line]
+    assert len(logged) == 401
+    for line in logged:
+        assert re.fullmatch(r'\{"kind": .*"timestamp": "[^"]*Z"\}', line), line
+    assert view_of(terminal.history()) == []
 
 
 # --- the terminal is given back -------------------------------------------------------------------

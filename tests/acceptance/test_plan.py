@@ -317,7 +317,7 @@ def test_an_interrupted_plan_says_how_far_it_came(
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "SIGINT: no new look-up leaves" in said
+    assert "SIGINT: nothing new is asked" in said
     summary = json.loads(out)
     assert summary["state"] == "interrupted"
     lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]

@@ -353,7 +353,8 @@ def test_a_signal_ends_it_and_keeps_what_was_found(
     compared = len(lines_of(tmp_path / "d.tsv"))
     assert 0 < compared < 500
     last = json.loads([line for line in err.splitlines() if line.startswith("{")][-1])
-    assert (last["done"], last["total"], last["same"]) == (compared, 500, compared)
+    assert (last["done"], last["total"], last["marks"]["same"]) == (compared, 500, compared)
+    assert f"{signum.name}: nothing new is asked; " in err
     assert methods(simulator).keys() == {"GET"}
     assert not list(tmp_path.glob(".d.tsv.*"))
 

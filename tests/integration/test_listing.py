@@ -15,13 +15,14 @@ import pytest
 
 from batchcancel import Settings, load_settings
 from batchcancel.errors import CredentialsRefusedError, ListRefusedError, OutageTooLongError, SafetyStopError
+from batchcancel.job.reading import Reading
 from batchcancel.model import Event, ListProgressed, PauseCause, PauseStarted, RequestFinished, RequestKind
 from batchcancel.sandbox import SANDBOX_KEY_ID, SANDBOX_MERCHANT_ID, SANDBOX_SECRET, Sandbox, SandboxOptions
 from batchcancel.sandbox.auth import Authenticator
 from batchcancel.sandbox.faults import Status
 from batchcancel.sandbox.invoices import Invoice
 from batchcancel.sandbox.wire import RefusedError
-from batchcancel.tasks.listing import Fit, Found, Steadiness, Wanted, collect
+from batchcancel.tasks.listing import Fit, Found, Steadiness, Wanted, collect, for_one_merchant
 
 KEY = {
     "BATCHCANCEL_MERCHANT_ID": SANDBOX_MERCHANT_ID,
@@ -56,7 +57,8 @@ class Service:
             if isinstance(event, RequestFinished) and event.kind is RequestKind.LIST:
                 self.after_page()
 
-        return await collect(self.settings(**flags), wanted, on_event=listen)
+        async with Reading(for_one_merchant(self.settings(**flags)), on_event=listen) as reading:
+            return await collect(reading, wanted, on_event=listen)
 
     def of(self, *statuses: str) -> set[str]:
         """Return the ids of all invoices that have one of these states now."""

@@ -76,8 +76,9 @@ def test_every_flag_of_run_stands_in_the_section_that_its_declaration_names() ->
         if hint.__metadata__[0].extra["flag"]
     }
     assert {flag: named[flag] for flag in declared} == declared
-    assert named.keys() - declared.keys() == {"--out", "--force"}, "flags of the command alone"
-    assert [heading for heading in shown if heading != "Examples"] == [*Task, "Help"]
+    others = {"--out", "--force", "--config", "--profile"}
+    assert named.keys() - declared.keys() == others, "flags of the command alone, and what chooses the file"
+    assert [heading for heading in shown if heading != "Examples"] == [*Task, named["--config"], "Help"]
 
 
 @pytest.mark.parametrize("width", [80, 100])

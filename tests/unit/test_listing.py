@@ -17,7 +17,7 @@ from batchcancel.cli.list_invoices import FORMATS as OFFERED_FORMATS
 from batchcancel.errors import ReportError
 from batchcancel.manifest import Format
 from batchcancel.model import Invoice, Listing, ListProgressed, Page, Reason, Sighting, Skip, SkipReason
-from batchcancel.observe.pages import PagesRead
+from batchcancel.observe.words import list_sentence
 from batchcancel.settings import load_settings
 from batchcancel.tasks.listing import (
     STATUSES,
@@ -29,7 +29,7 @@ from batchcancel.tasks.listing import (
     write_rows,
     write_rows_to,
 )
-from batchcancel.tasks.listing.collect import Collector, _for_one_merchant
+from batchcancel.tasks.listing.collect import Collector, for_one_merchant
 from batchcancel.tasks.listing.roll import Roll
 from batchcancel.tasks.listing.rows import FORMATS
 from batchcancel.tasks.listing.wanted import judge
@@ -296,14 +296,14 @@ def test_a_list_is_about_one_merchant_and_all_of_its_invoices(tmp_path: Path) ->
         'limit = 5\nmax_duration = 1\nmerchant_column = "m"\nrate_per_merchant = 7\n', encoding="utf-8"
     )
     environ = {"HOME": str(tmp_path), "BATCHCANCEL_CONFIG": str(config)}
-    settings = _for_one_merchant(load_settings((), for_run=False, environ=environ, env="sandbox"))
+    settings = for_one_merchant(load_settings((), for_run=False, environ=environ, env="sandbox"))
     options = settings.options
     assert (options.limit, options.max_duration, options.merchant_column) == (None, None, None)
     assert (options.rate_per_merchant, settings.rate) == (None, 7)
     faster = load_settings((), for_run=False, environ=environ, env="sandbox", rate=5)
-    assert _for_one_merchant(faster).rate == 5
+    assert for_one_merchant(faster).rate == 5
     plain = load_settings((), for_run=False, environ={"HOME": str(tmp_path)}, env="sandbox")
-    assert _for_one_merchant(plain).rate is None
+    assert for_one_merchant(plain).rate is None
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -373,26 +373,19 @@ def test_a_name_that_a_run_would_read_otherwise_is_refused(name: str) -> None:
 # --- progress -------------------------------------------------------------------------------------
 
 
-def test_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal every 5 s, elsewhere every 30 s, for programs each second; never on standard output."""
-    now = 0.0
-    shown = {kind: PagesRead(kind, clock=lambda: now) for kind in ("bar", "plain", "json", "none")}
-    steps = [
-        (4.9, ListProgressed(rows=1000, status="SENT", total=38449)),
-        (30.0, ListProgressed(rows=5000, status="SENT")),
-        (60.0, ListProgressed(rows=38449, to_look_up=1200, looked_up=7)),
-    ]
-    said: dict[str, list[str]] = {}
-    for kind, watch in shown.items():
-        for now, event in steps:  # noqa: B007 - the clock reads it
-            watch(event)
-        said[kind] = capsys.readouterr().err.splitlines()
-    assert said["bar"] == said["plain"] == ["5,000 invoices read", "7 of 1,200 invoices looked up"]
-    assert said["none"] == []
-    assert said["json"][0] == (
-        '{"read": 1000, "status": "SENT", "total": 38449, "looked_up": 0, "to_look_up": 0}'
-    )
-    watch = PagesRead("bar", clock=lambda: now)
-    now += 5.0
-    watch(steps[0][1])
-    assert capsys.readouterr().err == "1,000 invoices read; there are 38,449 of status SENT\n"
+@pytest.mark.parametrize(
+    ("so_far", "said"),
+    [
+        (ListProgressed(rows=0), "0 invoices read"),
+        (
+            ListProgressed(rows=1000, status="SENT", total=38449),
+            "1,000 invoices read; there are 38,449 of status SENT",
+        ),
+        (ListProgressed(rows=5000, status="SENT"), "5,000 invoices read"),
+        (ListProgressed(rows=38449, to_look_up=1200, looked_up=7), "7 of 1,200 invoices looked up"),
+    ],
+    ids=["nothing-yet", "of-a-total", "no-total", "looked-up"],
+)
+def test_a_sentence_says_how_far_it_is(so_far: ListProgressed, said: str) -> None:
+    """Pages first, then what they did not say."""
+    assert list_sentence(so_far) == said

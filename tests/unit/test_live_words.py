@@ -11,18 +11,16 @@ from msgspec.structs import replace
 
 from batchcancel.model import (
     Event,
-    GroupCommitted,
     MerchantStopped,
     Outcome,
     PauseCause,
     PauseEnded,
     PauseStarted,
-    Reason,
-    Result,
     Vitals,
 )
-from batchcancel.observe.tracker import Moment, Tracker
+from batchcancel.observe.tracker import MARK_EVERY_S, Moment, Tracker
 from batchcancel.observe.view import Line, view
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.observe.words import duration_text, limit_texts, sentence
 
 VITALS = Vitals(
@@ -31,35 +29,50 @@ VITALS = Vitals(
 WIDTHS = (20, 40, 80, 200)
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
+class Course:
+    """Something that is watched; its seconds pass, and its invoices are done, when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.vitals = VITALS
+        self.outcomes = dict.fromkeys(Outcome, 0)
 
-    def __call__(self) -> float:
-        return self.now
+    def watched(self, *, total: int = 1000) -> Watched:
+        """Return what there is to watch; there are no keys."""
+        return Watched(
+            total=total,
+            counted_as="outcomes",
+            counts=lambda: counts(self.outcomes),
+            cancels=True,
+            vitals=lambda: self.vitals,
+            pause=lambda: None,
+            resume=lambda: None,
+            stop=lambda: None,
+        )
+
+    def settle(self, count: int, outcome: Outcome = Outcome.CANCELED) -> None:
+        """Bring some more invoices to their end."""
+        self.outcomes[outcome] += count
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """Give a clock at 1000 s, and what goes on then."""
-    return Clock()
+def course() -> Course:
+    """Give a thousand invoices at 1000 s."""
+    return Course()
 
 
 @pytest.fixture
-def tracker(clock: Clock) -> Tracker:
-    """Begin a run of a thousand invoices."""
-    return Tracker(total=1000, vitals=lambda: clock.vitals, clock=clock)
+def tracker(course: Course) -> Tracker:
+    """Begin to track them."""
+    return Tracker(course.watched(), clock=lambda: course.now)
 
 
-def rows(count: int, reason: Reason = Reason.CANCELED) -> GroupCommitted:
-    """Build a group of results."""
-    result = Result(
-        row=1, invoice_id="secret-id", outcome=reason.outcome, reason=reason, resolved_by=None, at=""
+def counts(outcomes: dict[Outcome, int]) -> tuple[Count, ...]:
+    """Count invoices as a run does."""
+    return tuple(
+        Count(key=word, text=word.replace("_", " "), number=number, style="green")
+        for word, number in outcomes.items()
     )
-    return GroupCommitted(results=(result,) * count, size_bytes=512, sync_s=0.001)
 
 
 def moment(**changes: Any) -> Moment:
@@ -71,50 +84,72 @@ def moment(**changes: Any) -> Moment:
         Outcome.ERROR: 100,
     }
     amounts = {"EUR": "228237.17", "GBP": "183355.75", "USD": "992475.08"}
-    known = {name: changes.pop(name) for name in ("total", "eta_s", "merchants_stopped") if name in changes}
+    own = ("total", "eta_s", "merchants_stopped", "cancels")
+    known = {name: changes.pop(name) for name in own if name in changes}
     vitals = replace(VITALS, **{"amounts_canceled": amounts, **changes})
     return Moment(
-        outcomes=outcomes,
+        counted_as="outcomes",
+        counts=counts(outcomes),
         rate=1234.56,
         vitals=vitals,
-        **{"total": 20_000, "eta_s": 83.2, "merchants_stopped": 0, **known},
+        **{"total": 20_000, "eta_s": 83.2, "merchants_stopped": 0, "cancels": True, **known},
     )
 
 
 # --- speed and time left --------------------------------------------------------------------------
 
 
-def test_the_speed_is_that_of_the_last_seconds(tracker: Tracker, clock: Clock) -> None:
+def test_the_speed_is_that_of_the_last_seconds(tracker: Tracker, course: Course) -> None:
     """Not the average since the start: who watches wants to know how it goes now."""
     for _ in range(100):
-        clock.now += 0.1
-        tracker.listen(rows(1))
+        course.now += 0.1
+        course.settle(1)
+        tracker.mark()
     assert tracker.moment().rate == pytest.approx(10.0, rel=0.01)
     for _ in range(200):
-        clock.now += 0.1
-        tracker.listen(rows(4))
+        course.now += 0.1
+        course.settle(4)
+        tracker.mark()
     assert tracker.moment().rate == pytest.approx(40.0, rel=0.01)
-    clock.now += 5.0
+    course.now += 5.0
     assert 20 < tracker.moment().rate < 40
-    clock.now += 60.0
+    course.now += 60.0
     assert tracker.moment().rate < 6
 
 
-def test_the_time_left_is_what_is_left_at_that_speed(tracker: Tracker, clock: Clock) -> None:
+def test_one_that_is_slower_than_the_window_has_a_speed(tracker: Tracker, course: Course) -> None:
+    """An invoice every 20 seconds: what was done last counts until more is."""
+    for _ in range(3):
+        for _ in range(40):
+            course.now += MARK_EVERY_S
+            tracker.mark()
+            assert 0 <= tracker.moment().rate <= 0.1
+        course.settle(1)
+    course.now += MARK_EVERY_S
+    assert tracker.moment().rate == pytest.approx(2 / 20.5, rel=0.05)
+
+
+def test_what_was_done_before_it_was_watched_is_no_speed(course: Course) -> None:
+    """A reconciliation marks what nobody can be asked about before it asks."""
+    course.settle(500)
+    tracker = Tracker(course.watched(), clock=lambda: course.now)
+    course.now += 1.0
+    now = tracker.moment()
+    assert (now.done, now.rate, now.eta_s) == (500, 0.0, None)
+
+
+def test_the_time_left_is_what_is_left_at_that_speed(tracker: Tracker, course: Course) -> None:
     """Nothing done: nobody knows. All done: none."""
-    clock.now += 10.0
+    course.now += 10.0
     assert tracker.moment().eta_s is None
-    tracker.listen(rows(200))
+    course.settle(200)
     assert tracker.moment().eta_s == pytest.approx(40.0)
-    tracker.listen(rows(800, Reason.NOT_FOUND))
+    course.settle(800, Outcome.ERROR)
     now = tracker.moment()
     assert (now.eta_s, now.done, now.share) == (0.0, 1000, 1.0)
-    assert now.outcomes == {
-        Outcome.CANCELED: 200,
-        Outcome.ALREADY_PAID: 0,
-        Outcome.PARTIALLY_PAID: 0,
-        Outcome.ERROR: 800,
-    }
+    assert now.counts == counts(
+        {Outcome.CANCELED: 200, Outcome.ALREADY_PAID: 0, Outcome.PARTIALLY_PAID: 0, Outcome.ERROR: 800}
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,12 +164,12 @@ def test_the_time_left_is_what_is_left_at_that_speed(tracker: Tracker, clock: Cl
     ids=str,
 )
 def test_nobody_knows_the_time_left_of_a_run_that_stands(
-    tracker: Tracker, clock: Clock, changes: dict[str, object], *, is_known: bool
+    tracker: Tracker, course: Course, changes: dict[str, object], *, is_known: bool
 ) -> None:
     """A wait for the rate belongs to the speed; a pause lasts as long as it lasts."""
-    clock.now += 10.0
-    tracker.listen(rows(200))
-    clock.vitals = replace(VITALS, **changes)
+    course.now += 10.0
+    course.settle(200)
+    course.vitals = replace(VITALS, **changes)
     assert (tracker.moment().eta_s is not None) is is_known
 
 
@@ -144,16 +179,16 @@ def test_nobody_knows_the_time_left_of_a_run_that_stands(
     ids=str,
 )
 def test_after_a_pause_the_speed_begins_anew(
-    tracker: Tracker, clock: Clock, cause: PauseCause, *, is_forgotten: bool
+    tracker: Tracker, course: Course, cause: PauseCause, *, is_forgotten: bool
 ) -> None:
     """Otherwise its silence would double the time left."""
-    clock.now += 10.0
-    tracker.listen(rows(200))
+    course.now += 10.0
+    course.settle(200)
     tracker.listen(PauseStarted(cause=cause, wait_s=None))
-    clock.now += 10.0
+    course.now += 10.0
     tracker.listen(PauseEnded(cause=cause, lasted_s=10.0))
-    clock.now += 2.0
-    tracker.listen(rows(40))
+    course.now += 2.0
+    course.settle(40)
     assert tracker.moment().rate == pytest.approx(20.0 if is_forgotten else 240 / 22, rel=0.01)
 
 
@@ -164,9 +199,9 @@ def test_stopped_merchants_are_counted(tracker: Tracker) -> None:
     assert tracker.moment().merchants_stopped == 2
 
 
-def test_a_run_with_nothing_to_do_is_done(clock: Clock) -> None:
+def test_a_run_with_nothing_to_do_is_done(course: Course) -> None:
     """Nothing is divided by nothing."""
-    now = Tracker(total=0, vitals=lambda: clock.vitals, clock=clock).moment()
+    now = Tracker(course.watched(total=0), clock=lambda: course.now).moment()
     assert (now.share, now.eta_s) == (1.0, None)
 
 
@@ -181,20 +216,21 @@ def test_a_run_with_nothing_to_do_is_done(clock: Clock) -> None:
         ({"allowed_rate": 0.25, "set_rate": 0.25}, "limit 0.25 a second"),
         (
             {"allowed_rate": 12.345, "set_rate": 20.0},
-            "limit 12.3 a second, cut from 20 by refusals (429)",
+            "limit 12.3 a second, cut from 20 after a 429 or 503",
         ),
-        ({"allowed_rate": 38.0}, "limit 38.0 a second, cut by refusals (429)"),
+        ({"allowed_rate": 38.0}, "limit 38.0 a second, cut after a 429 or 503"),
         ({"allowed_rate": 38.0, "held_by": PauseCause.RATE_LIMITED}, "waiting as the service asked (429)"),
         ({"held_by": PauseCause.OUTAGE}, "waiting out an outage"),
         ({"held_by": PauseCause.KEY_IN_DOUBT}, "waiting, since the key is in doubt"),
         ({"held_by": PauseCause.BY_HAND}, "paused by you"),
         ({"held_by": PauseCause.BY_HAND, "is_stopping": True}, "stopping: no new cancelation leaves"),
+        ({"is_stopping": True, "cancels": False}, "stopping: nothing new is asked"),
     ],
     ids=str,
 )
 def test_the_limit_says_why_it_is_what_it_is(changes: dict[str, object], said: str) -> None:
     """The nearest cause first."""
-    assert ", ".join(limit_texts(replace(VITALS, **changes))) == said
+    assert ", ".join(limit_texts(moment(**changes))) == said
 
 
 @pytest.mark.parametrize(
@@ -284,7 +320,9 @@ def test_the_readme_shows_the_view_as_it_is() -> None:
     """Every word of it, in its order."""
     now = Moment(
         total=306,
-        outcomes=dict(zip(Outcome, (123, 4, 1, 7), strict=True)),
+        counted_as="outcomes",
+        counts=counts(dict(zip(Outcome, (123, 4, 1, 7), strict=True))),
+        cancels=True,
         rate=52.7,
         eta_s=3.2,
         merchants_stopped=0,
@@ -323,14 +361,14 @@ def test_forty_columns_have_every_reason_in_full(cause: PauseCause) -> None:
     cut = moment(allowed_rate=1234.5, set_rate=10_000.0)
     shown = [*held, *text_of(view(cut, width=39, height=24, has_keys=True))]
     assert not any("…" in line for line in shown), shown
-    assert any("cut from 10,000 by refusals (429)" in line for line in shown)
+    assert any("cut from 10,000 after a 429 or 503" in line for line in shown)
 
 
-def test_no_id_is_shown(tracker: Tracker, clock: Clock) -> None:
+def test_no_id_is_shown(tracker: Tracker, course: Course) -> None:
     """Ids are the manifest's, and a screen is seen by others."""
-    event: Event
-    for event in (rows(3), MerchantStopped(merchant_id="secret-merchant", why="secret-why")):
-        tracker.listen(event)
+    event: Event = MerchantStopped(merchant_id="secret-merchant", why="secret-why")
+    tracker.listen(event)
+    course.settle(3)
     now = tracker.moment()
     shown = " ".join(text_of(view(now, width=200, height=50, has_keys=True))) + sentence(now)
     assert "secret" not in shown

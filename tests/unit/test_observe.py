@@ -43,11 +43,11 @@ from batchcancel.model import (
 )
 from batchcancel.observe import Broadcast
 from batchcancel.observe.colour import wants_colour
-from batchcancel.observe.controls import Controls
 from batchcancel.observe.logs import Log, open_log
-from batchcancel.observe.progress import show_progress
+from batchcancel.observe.progress import show_progress, tell_progress
 from batchcancel.observe.screen import Screen
 from batchcancel.observe.view import Line
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.settings import Progress
 
 InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
@@ -404,13 +404,16 @@ def test_a_defect_in_a_listener_is_not_hidden(defect: type[Exception]) -> None:
 
 # --- progress -------------------------------------------------------------------------------------
 
-GROUP = committed(Reason.CANCELED, Reason.CANCELED, Reason.PAID, Reason.UNKNOWN)
+
+COUNTED = {"canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 1}
 
 
 class Run:
     """A run as those who watch it know it, which notes what they do with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cancels: bool = True) -> None:
+        self.cancels = cancels
+        self.counted = dict.fromkeys(COUNTED, 0)
         self.vitals = Vitals(
             in_flight=3,
             allowed_rate=12.5,
@@ -423,8 +426,15 @@ class Run:
         self.done: list[str] = []
 
     @property
-    def controls(self) -> Controls:
-        return Controls(
+    def watched(self) -> Watched:
+        return Watched(
+            total=1500,
+            counted_as="outcomes" if self.cancels else "seen",
+            counts=lambda: tuple(
+                Count(key=key, text=key.replace("_", " "), number=number, style="green")
+                for key, number in self.counted.items()
+            ),
+            cancels=self.cancels,
             vitals=lambda: self.vitals,
             pause=lambda: self.note("pause", held_by=PauseCause.BY_HAND),
             resume=lambda: self.note("resume", held_by=None),
@@ -436,16 +446,16 @@ class Run:
         self.vitals = replace(self.vitals, **changes)
 
 
-def watch(kind: str, *, for_s: float) -> Coroutine[Any, Any, None]:
-    """Show the progress of a run that commits one group and goes on for some time."""
+def watch(kind: str, *, for_s: float, run: Run | None = None) -> Coroutine[Any, Any, None]:
+    """Show the progress of a run that settles four invoices at once and goes on for some time."""
 
-    async def run() -> None:
-        async with show_progress(kind, total=1500, controls=Run().controls) as listener:
-            listener(GROUP)
+    async def go_on(one: Run) -> None:
+        async with show_progress(kind, one.watched) as listener:
+            one.counted = COUNTED
             listener(STOP)
             await asyncio.sleep(for_s)
 
-    return run()
+    return go_on(run or Run())
 
 
 @pytest.mark.parametrize("kind", ["plain", "auto", "bar"])
@@ -456,7 +466,7 @@ def test_plain_progress_is_a_line_every_half_minute(
     in_virtual_time(watch(kind, for_s=61))
     first, second = capsys.readouterr().err.splitlines()
     what = "4 of 1,500 invoices: 2 canceled, 1 already paid, 0 partially paid, 1 error"
-    limit = "3 in flight, limit 12.5 a second, cut from 20 by refusals (429)"
+    limit = "3 in flight, limit 12.5 a second, cut from 20 after a 429 or 503"
     money = "canceled so far: 1,234.50 EUR, 0.10 USD"
     assert first == f"{what}; 0.1 a second, {limit}, about 3 h 07 min left; {money}"
     assert second == f"{what}; 0.1 a second, {limit}, about 6 h 14 min left; {money}"
@@ -502,13 +512,41 @@ def test_json_progress_is_an_object_a_second_and_a_last_one(
     )
 
 
+def test_what_only_looks_tells_of_no_money(
+    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """Neither in the object nor in the sentence; its counts have a name of their own."""
+    looks = Run(cancels=False)
+    looks.vitals = replace(looks.vitals, amounts_canceled={}, is_stopping=True)
+    in_virtual_time(watch("json", for_s=0.5, run=looks))
+    shown = json.loads(capsys.readouterr().err)
+    assert (shown["seen"], shown["stopping"]) == (COUNTED, True)
+    assert not {"outcomes", "amounts_canceled"} & shown.keys()
+    in_virtual_time(watch("plain", for_s=31, run=looks))
+    assert capsys.readouterr().err.endswith("3 in flight, stopping: nothing new is asked\n")
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("bar", 12), ("plain", 2), ("auto", 2), ("none", 0)])
+def test_lines_alone_come_oftener_where_somebody_waits(
+    kind: str, lines: int, capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """Of a command that has no view."""
+
+    async def run() -> None:
+        async with tell_progress(kind, line=lambda: "so far", document=lambda _ended: "{}"):
+            await asyncio.sleep(61)
+
+    in_virtual_time(run())
+    assert capsys.readouterr().err == "so far\n" * lines
+
+
 def test_json_progress_ends_with_its_last_object_where_the_run_fails(
     capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
 ) -> None:
     """Whoever reads it waits for that one."""
 
     async def fail() -> None:
-        async with show_progress("json", total=1500, controls=Run().controls):
+        async with show_progress("json", Run().watched):
             raise KeyError("a defect")
 
     with pytest.raises(KeyError):
@@ -526,7 +564,7 @@ def test_no_progress_is_silent(capsys: pytest.CaptureFixture[str], in_virtual_ti
 async def test_an_unknown_kind_of_progress_is_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt kind must not be silence that nobody asked for."""
     with pytest.raises(ValueError, match=f"there is no way called {kind!r} to show progress"):
-        await show_progress(kind, total=1, controls=Run().controls).__aenter__()
+        await show_progress(kind, Run().watched).__aenter__()
     assert capsys.readouterr().err == ""
 
 
@@ -535,8 +573,10 @@ async def test_every_kind_that_the_settings_take_is_known(
     kind: Progress, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Settings have a list of their own: the two must not drift apart."""
-    async with show_progress(kind.value, total=4, controls=Run().controls) as listener:
-        listener(GROUP)
+    async with show_progress(kind.value, Run().watched) as listener:
+        listener(STOP)
+    async with tell_progress(kind.value, line=lambda: "", document=lambda _ended: ""):
+        pass
     assert capsys.readouterr().out == "", "standard output carries results only"
 
 
@@ -587,8 +627,9 @@ def test_a_terminal_shows_a_view_and_lines_above_it(
     monkeypatch.setattr(sys, "stderr", writes)
 
     async def run() -> None:
-        async with show_progress(kind, total=1500, controls=Run().controls) as listener:
-            listener(GROUP)
+        one = Run()
+        async with show_progress(kind, one.watched):
+            one.counted = COUNTED
             await asyncio.sleep(1.25)
             sys.stderr.write("a \x1b[31mwarning\x1b[0m" + " of many words" * 20 + "\n")
             sys.stderr.write("half a line")
@@ -656,11 +697,12 @@ def test_a_terminal_that_takes_nothing_is_not_waited_for(
     monkeypatch.setattr(Screen, "draw", note)
 
     async def run() -> None:
-        async with show_progress("bar", total=1500, controls=Run().controls) as listener:
+        one = Run()
+        async with show_progress("bar", one.watched):
             await asyncio.sleep(0.3)
             assert "0 of 1,500" in looks.read()
             termios.tcflow(writes.fileno(), termios.TCOOFF)
-            listener(GROUP)
+            one.counted = COUNTED
             await asyncio.sleep(60.0)
             with pytest.raises(BlockingIOError):
                 os.read(looks.fileno(), 1)
@@ -679,9 +721,9 @@ async def test_a_terminal_that_is_closed_ends_no_run(
     """The window is closed while the bar is up: taking it down fails quietly."""
     looks, writes = terminal
     monkeypatch.setattr(sys, "stderr", writes)
-    async with show_progress("bar", total=1500, controls=Run().controls) as listener:
+    async with show_progress("bar", Run().watched) as listener:
         looks.close()
-        listener(GROUP)
+        listener(STOP)
         with pytest.raises(OSError, match="Input/output error"):
             os.write(writes.fileno(), b"x")
     assert sys.stderr is writes

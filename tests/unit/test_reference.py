@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import json
 import re
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -34,12 +37,16 @@ from batchcancel.model import (
     Skip,
     StoppedMerchant,
     Tally,
-    Vitals,
 )
-from batchcancel.observe.tracker import Tracker
-from batchcancel.observe.words import json_line
 from batchcancel.report import summary_json
 from batchcancel.report.exports import COLUMNS
+from batchcancel.sandbox import (
+    SANDBOX_KEY_ID,
+    SANDBOX_MERCHANT_ID,
+    SANDBOX_SECRET,
+    Sandbox,
+    SandboxOptions,
+)
 from batchcancel.sandbox.answers import Answer
 from batchcancel.sandbox.requests import Operation
 from batchcancel.sandbox.server import _log_line
@@ -327,15 +334,77 @@ def test_keys_of_run_are_explained_in_their_order() -> None:
     assert named(section("json.md", "`run --json`")) == list(keys(run_document()))
 
 
-def test_keys_of_progress_are_explained_in_their_order() -> None:
+def progress(*words: str) -> dict[str, Any]:
+    """Run a command for its last word on how far it has come."""
+    return last_of(CliRunner().invoke(group, [*words, "--progress", "json"], standalone_mode=False).stderr)
+
+
+def last_of(said: str) -> dict[str, Any]:
+    """Read the last object among the lines of standard error."""
+    document: dict[str, Any] = json.loads([line for line in said.splitlines() if line[:1] == "{"][-1])
+    assert document["ended"] is True
+    return document
+
+
+def test_keys_of_a_run_s_progress_are_explained_in_their_order(tmp_path: Path) -> None:
     """The reference is the interface; so are the causes of a pause, which are named in their row."""
-    vitals = Vitals(
-        in_flight=0, allowed_rate=None, set_rate=None, held_by=None, rows_left=0, is_stopping=False
-    )
-    moment = Tracker(total=0, vitals=lambda: vitals, clock=lambda: 0.0).moment()
+    (tmp_path / "m.txt").write_text("1\n", encoding="utf-8")
+    document = progress("run", f"{tmp_path}/m.txt", "--env", "sandbox", "--ledger", f"{tmp_path}/l.jsonl")
     text = section("json.md", "`run --progress json`")
-    assert named(text) == list(json.loads(json_line(moment, ended=True)))
+    assert named(text) == list(document)
+    assert list(document["outcomes"]) == list(Outcome)
     assert [cause for cause in PauseCause if f"`{cause}`" not in text] == []
+
+
+def test_keys_of_a_plan_s_progress_are_explained_in_their_order(tmp_path: Path) -> None:
+    """What is counted is named in its row."""
+    (tmp_path / "m.txt").write_text("1\nPAID-1\nPARTIAL-1\nCANCELED-1\nMISSING-1\nb d\n", encoding="utf-8")
+    document = progress("plan", f"{tmp_path}/m.txt", "--env", "sandbox", "--ledger", f"{tmp_path}/l.jsonl")
+    text = section("json.md", "`plan --progress json`")
+    assert named(text) == list(document)
+    assert document["seen"] == {
+        "cancelable": 1,
+        "already_paid": 1,
+        "partially_paid": 1,
+        "already_canceled": 1,
+        "error": 2,
+    }
+    assert (document["done"], document["total"]) == (6, 6)
+    assert all(f"`{key}`" in text for key in document["seen"])
+
+
+async def test_keys_of_a_reconciliation_s_progress_are_explained_in_their_order(
+    tmp_path: Path, write_ledger: WriteLedger
+) -> None:
+    """What is counted is named in its row, with its mark."""
+    rows = [{"invoice_id": f"{one}-1"} for one in ("CANCELED", "PAID", "MISSING")]
+    path = write_ledger(
+        tmp_path / "l.jsonl", *rows, {"invoice_id": "../1"}, env="sandbox", merchant_id=SANDBOX_MERCHANT_ID
+    )
+    key = {
+        "BATCHCANCEL_MERCHANT_ID": SANDBOX_MERCHANT_ID,
+        "BATCHCANCEL_KEY_ID": SANDBOX_KEY_ID,
+        "BATCHCANCEL_SHARED_SECRET": SANDBOX_SECRET,
+    }
+    async with Sandbox(SandboxOptions()) as sandbox:
+        words = ("reconcile", path, "--env", "sandbox", "--base-url", sandbox.base_url, "--progress", "json")
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "batchcancel", *words, env=key, stdout=PIPE, stderr=PIPE
+        )
+        _, said = await command.communicate()
+    document = last_of(said.decode())
+    text = section("json.md", "`reconcile --progress json`")
+    assert named(text) == list(document)
+    assert document["marks"] == {"same": 1, "different": 1, "missing": 1, "unread": 1}
+    assert (document["done"], document["total"]) == (4, 4)
+    assert all(f"`{key}` (`{mark}`)" in text for key, mark in zip(document["marks"], "=*-!", strict=True))
+
+
+def test_keys_of_a_list_s_progress_are_explained_in_their_order() -> None:
+    """It has no total before its last page."""
+    document = progress("list", "--env", "sandbox", "--status", "DRAFT")
+    assert named(section("json.md", "`list --progress json`")) == list(document)
+    assert document["read"] > 0
 
 
 def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:

@@ -105,6 +105,26 @@ def test_a_profile_leaves_what_it_does_not_name_to_the_top_level() -> None:
     assert (settings.options.concurrency, settings.options.ref) == (2, "T-1")
 
 
+def test_flags_choose_file_and_profile_before_the_environment() -> None:
+    """--config and --profile win over their variables, and the sources name what was taken."""
+    write_config(FILE)
+    write_config("[profile.day]\nconcurrency = 5\n", "other.toml")
+    environ = {"BATCHCANCEL_CONFIG": "gone.toml", "BATCHCANCEL_PROFILE": "night"}
+    settings = load(environ, config="other.toml", profile="day")
+    assert settings.sources["concurrency"] == "other.toml [profile.day]: concurrency"
+    assert load({"BATCHCANCEL_PROFILE": "day"}, profile="night").options.concurrency == 2
+    assert load(config=Path("other.toml"), profile="day").options.concurrency == 5
+    assert load(environ | {"BATCHCANCEL_CONFIG": ""}, config="", profile="").options.concurrency == 2
+
+
+def test_a_file_that_a_flag_names_in_vain_is_refused() -> None:
+    """The sentence names the flag, where that named it."""
+    assert refusal(config="gone.toml") == "--config names gone.toml, which is no file."
+    write_config(FILE)
+    sentence = "batchcancel.toml has no table [profile.nigh]. Did you mean night?"
+    assert refusal(profile="nigh") == sentence
+
+
 @pytest.mark.parametrize("nothing", [None, ()], ids=["None", "empty"])
 def test_a_flag_that_was_not_given_leaves_its_option_alone(nothing: object) -> None:
     """None and no values at all count as not given."""
@@ -263,18 +283,18 @@ def test_the_formats_of_settings_and_manifest_are_the_same() -> None:
     [
         pytest.param(
             "concurency = 1",
-            "Unknown key of batchcancel.toml: 'concurency'. Did you mean concurrency?",
+            "Unknown key of batchcancel.toml, line 1: 'concurency'. Did you mean concurrency?",
             id="near",
         ),
-        pytest.param("zebra = 1", "Unknown key of batchcancel.toml: 'zebra'.", id="far"),
+        pytest.param("zebra = 1", "Unknown key of batchcancel.toml, line 1: 'zebra'.", id="far"),
         pytest.param(
             "max-attempts = 1",
-            "Unknown key of batchcancel.toml: 'max-attempts'. Did you mean max_attempts?",
+            "Unknown key of batchcancel.toml, line 1: 'max-attempts'. Did you mean max_attempts?",
             id="as the flag",
         ),
         pytest.param(
             "[profile.night]\nrat = 1",
-            "Unknown key of batchcancel.toml [profile.night]: 'rat'. Did you mean rate?",
+            "Unknown key of batchcancel.toml [profile.night], line 2: 'rat'. Did you mean rate?",
             id="in the profile",
         ),
         pytest.param("[production]\nrate = 1", "Unknown key of batchcancel.toml: 'production'.", id="table"),
@@ -286,6 +306,49 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(config: str, sentence: 
     assert refusal({"BATCHCANCEL_PROFILE": "night"}) == sentence
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        pytest.param(
+            "[profile.day]\nrat = 1",
+            "Unknown key of batchcancel.toml [profile.day], line 2: 'rat'. Did you mean rate?",
+            id="misspelt",
+        ),
+        pytest.param(
+            "[profile.day]\n\n  yes = true",
+            "batchcancel.toml [profile.day], line 3: 'yes' is not accepted, say --yes on the command line.",
+            id="yes",
+        ),
+    ],
+)
+def test_the_keys_of_a_profile_that_is_not_chosen_are_checked_too(config: str, sentence: str) -> None:
+    """Production's file is tried out with another profile, and must not fail on the night that counts."""
+    write_config(f"{config}\n[profile.night]\n")
+    assert refusal({"BATCHCANCEL_PROFILE": "night"}) == sentence
+    assert refusal() == sentence
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        pytest.param("# rat = 1\nrate = 1\n  'rat'=1", "batchcancel.toml, line 3", id="quoted, indented"),
+        pytest.param(
+            "rate = 1\n[profile.'a b']\nrate = 1\n[ profile . b ]\nrat = 2",
+            "batchcancel.toml [profile.b], line 5",
+            id="another table",
+        ),
+        pytest.param("profile = {b = {rat = 1}}", "batchcancel.toml [profile.b]", id="inline table"),
+        pytest.param(
+            'ref = """\nrat = 1\n"""\n[profile.b]\nrat = 2', "batchcancel.toml [profile.b]", id="long text"
+        ),
+    ],
+)
+def test_a_key_is_found_on_its_line_or_on_none(config: str, where: str) -> None:
+    """No line is better than a wrong one."""
+    write_config(config)
+    assert refusal() == f"Unknown key of {where}: 'rat'. Did you mean rate?"
+
+
 def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     """The same for a caller in Python."""
     assert refusal(max_attempt=3) == "Unknown option 'max_attempt'. Did you mean max_attempts?"
@@ -294,7 +357,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("variable", "end"),
     [
-        ("BATCHCANCEL_PORT_8443_TCP_PROTO", "."),
+        ("BATCHCANCEL_ZEBRA_STRIPES", "."),
         ("BATCHCANCEL_ZEBRA", "."),
         ("BATCHCANCEL_CONCURENCY", ". Did you mean BATCHCANCEL_CONCURRENCY?"),
         ("BATCHCANCEL_RAT", ". Did you mean BATCHCANCEL_RATE?"),
@@ -303,12 +366,43 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     ids=["far", "far, one word", "near", "near and short", "without its line"],
 )
 def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
-    """Kubernetes adds variables for a service of our name; only a warning, then.
+    """Other programs may have variables with our prefix; only a warning, then.
 
     The hint can be copied; the prefix that all variables share makes none of them near.
     """
     warning = f"{variable} is no option of batchcancel and is ignored{end}"
     assert load({variable: "5", "OTHER": "5"}).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BATCHCANCEL_SERVICE_HOST", "10.0.0.7"),
+        ("BATCHCANCEL_SERVICE_PORT", "8080"),
+        ("BATCHCANCEL_SERVICE_PORT_METRICS", "8080"),
+        ("BATCHCANCEL_PORT", "tcp://10.0.0.7:8080"),
+        ("BATCHCANCEL_PORT_8080_TCP", "tcp://10.0.0.7:8080"),
+        ("BATCHCANCEL_PORT_8080_TCP_PROTO", "tcp"),
+        ("BATCHCANCEL_PORT_8080_TCP_PORT", "8080"),
+        ("BATCHCANCEL_PORT_8080_TCP_ADDR", "10.0.0.7"),
+        ("BATCHCANCEL_PORT_53_UDP", "udp://10.0.0.7:53"),
+        ("BATCHCANCEL_METRICS_PORT", "tcp://10.0.0.7:9108"),
+        ("BATCHCANCEL_METRICS_SERVICE_HOST", "10.0.0.7"),
+        ("BATCHCANCEL_METRICS_SERVICE_PORT", "9108"),
+        ("BATCHCANCEL_METRICS_PORT_9108_TCP_ADDR", "10.0.0.7"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_nothing_to_us(variable: str, value: str) -> None:
+    """Neither a warning every night nor an option: a service may be called batchcancel-metrics."""
+    settings = load({variable: value})
+    assert settings.warnings == ()
+    assert settings.sources == {"env": "--env"}
+
+
+@pytest.mark.parametrize("variable", ["BATCHCANCEL_SERVICE_ACCOUNT", "BATCHCANCEL_PORT_OPENING"])
+def test_what_only_looks_like_kubernetes_is_a_warning(variable: str) -> None:
+    """The shapes are exact."""
+    assert len(load({variable: "1"}).warnings) == 1
 
 
 def test_a_mistyped_variable_is_named_where_an_option_is_missing() -> None:
@@ -427,14 +521,14 @@ def test_config_names_the_file_that_is_read() -> None:
             {},
             "profile = 'night'\n",
             "batchcancel.toml: profile is for tables [profile.NAME]; "
-            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            "one is chosen with --profile NAME or BATCHCANCEL_PROFILE=NAME.",
             id="profile chosen in the file",
         ),
         pytest.param(
             {},
             "[profile]\nrate = 5\n",
             "batchcancel.toml: profile is for tables [profile.NAME]; "
-            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            "one is chosen with --profile NAME or BATCHCANCEL_PROFILE=NAME.",
             id="key beside the profiles",
         ),
         pytest.param(

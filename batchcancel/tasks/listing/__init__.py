@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchcancel.tasks.listing.collect import Found, Unsettled, collect
+from batchcancel.tasks.listing.collect import Found, Unsettled, collect, for_one_merchant
 from batchcancel.tasks.listing.paging import Steadiness
 from batchcancel.tasks.listing.rows import Row, format_of, write_rows, write_rows_to
 from batchcancel.tasks.listing.wanted import CANCELABLE, STATUSES, Fit, Wanted
@@ -17,6 +17,7 @@ __all__ = [
     "Unsettled",
     "Wanted",
     "collect",
+    "for_one_merchant",
     "format_of",
     "write_rows",
     "write_rows_to",

@@ -81,7 +81,7 @@ class Reader(Protocol):
 
 
 async def collect(
-    settings: Settings,
+    reading: Reading,
     wanted: Wanted,
     *,
     on_event: Callable[[Event], None] = lambda _event: None,
@@ -91,32 +91,30 @@ async def collect(
     When the coroutine is cancelled, nothing is left to do: nothing was changed or written.
 
     Args:
-        settings: What is called, and how fast.
+        reading: Of ``for_one_merchant``, and not open yet.
         wanted: Which invoices are to be found.
-        on_event: Told of pages, requests, retries and pauses; must not block.
+        on_event: Told of pages and of retries of them; must not block.
 
     Raises:
         ListRefusedError: The service does not list what is asked for.
         SafetyStopError: The key is refused, an outage lasted too long, or a page could not be read.
     """
-    settings = _for_one_merchant(settings)
-    async with Reading(settings, on_event=on_event) as reading:
-        await reading.open(simulated_invoices=SIMULATED_INVOICES)
-        pace = reading.pace()
-        pace.unfinished = lambda: 1
-        await pace.greet()
-        reader = PageReader(pace, max_attempts=settings.options.max_attempts, on_event=on_event)
-        collector = Collector(wanted, on_event=on_event)
-        await collector.read(reader)
-        rows = collector.rows_to_look_up()
-        if rows:
-            ending = await reading.look_up(_each(rows), collector, open_of={None: len(rows)}, count=len(rows))
-            if ending.state is not RunState.COMPLETE:
-                raise SafetyStopError(str(ending.why))
-        return collector.found(reading.merchant_id)
+    await reading.open(simulated_invoices=SIMULATED_INVOICES)
+    pace = reading.pace()
+    pace.unfinished = lambda: 1
+    await pace.greet()
+    reader = PageReader(pace, max_attempts=reading.settings.options.max_attempts, on_event=on_event)
+    collector = Collector(wanted, on_event=on_event)
+    await collector.read(reader)
+    rows = collector.rows_to_look_up()
+    if rows:
+        ending = await reading.look_up(_each(rows), collector, open_of={None: len(rows)}, count=len(rows))
+        if ending.state is not RunState.COMPLETE:
+            raise SafetyStopError(str(ending.why))
+    return collector.found(reading.merchant_id)
 
 
-def _for_one_merchant(settings: Settings) -> Settings:
+def for_one_merchant(settings: Settings) -> Settings:
     """Leave out what is about a run's rows: its limits, and the merchants that a manifest names."""
     options = settings.options
     rates = [rate for rate in (settings.rate, options.rate_per_merchant) if rate is not None]
