@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pytest
 from batchcancel.settings.options import Options
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import RunCommand
+    from tests.acceptance.conftest import RunCommand, Simulator
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -30,6 +31,7 @@ PAGES: Final = (
 NOT_RUN: Final = {
     "install": "it would take the network; the README's own command is what .ci/run installs with",
     "key": "it names a key that is nobody's",
+    "reconcile": "the simulator in the process begins anew with each command; it has a test of its own",
 }
 """Blocks that are marked, and why no test runs them."""
 EXPECTED_CODES: Final = {"3", "7"}
@@ -110,6 +112,21 @@ def test_every_command_works_and_says_what_is_shown(
         if block.shown is not None:
             assert words(said) == words(block.shown)
     assert len([block for block in blocks if block.marker not in NOT_RUN]) >= 3
+
+
+def test_a_reconciliation_says_what_is_shown(
+    simulator: Simulator, run_command: RunCommand, tmp_path: Path
+) -> None:
+    """With a simulator that stays, as the service does."""
+    text = (DOCS / "how-to/audit.md").read_text(encoding="utf-8")
+    (block,) = (one for one in blocks_of(text) if one.marker == "reconcile")
+    shutil.copy(ROOT / "samples/invoices.csv", tmp_path / "export.csv")
+    assert run_command("run", "export.csv", *simulator.flags, env=simulator.env).returncode == 3
+    command = in_the_sandbox(block.script).replace("--env sandbox", shlex.join(simulator.flags))
+    ended = run_command(*shlex.split(command)[1:], env=simulator.env)
+    assert ended.returncode == 3
+    said = (ended.stderr + ended.stdout).replace("127.0.0.1 (sandbox)", "apitest.visaacceptance.com (test)")
+    assert words(said.replace(".sandbox.", ".test.")) == words(block.shown or "")
 
 
 def test_only_blocks_with_a_reason_are_not_run() -> None:

@@ -25,6 +25,7 @@ from batchcancel.cli import batchcancel as group
 from batchcancel.cli.exit_codes import ExitCode, of_error
 from batchcancel.cli.help import TaskCommand, TaskOption
 from batchcancel.errors import BatchCancelError
+from batchcancel.job.course import COMPLETE
 from batchcancel.ledger.record import EndRecord, ManifestRecord, RunRecord
 from batchcancel.model import (
     Outcome,
@@ -52,6 +53,17 @@ from batchcancel.sandbox.requests import Operation
 from batchcancel.sandbox.server import _log_line
 from batchcancel.sandbox.wire import WireRequest
 from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task, allowed
+from batchcancel.tasks.reconcile import (
+    Account,
+    Census,
+    Comparison,
+    Mark,
+    Note,
+    Reconciled,
+    Sample,
+    reconciled_json,
+)
+from batchcancel.tasks.reconcile.differences import COLUMNS as COMPARED
 
 if TYPE_CHECKING:
     from tests.conftest import HoldBlock, WriteLedger
@@ -417,6 +429,32 @@ def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
     assert named(text) == list(document)
     assert list(document["statuses"]["SENT"]) == ["invoices", "open_amounts", "without_amount"]
     assert all(f"`{key}`" in text for key in document["statuses"]["SENT"])
+
+
+def test_keys_of_reconcile_are_explained_in_their_order() -> None:
+    """The reference is the interface, and so is the file of differences."""
+    census = Census(invoices=2, invalid=0, unfit=0, to_ask_of={None: 2}, in_sample_of={None: 1})
+    account = Account()
+    same = Comparison(mark=Mark.SAME, invoice_id="1", merchant_id="m", ledger=Reason.PAID, service="PAID")
+    account.note(same)
+    document = json.loads(
+        reconciled_json(
+            Reconciled(
+                ledger="l", env="test", host="h", merchant_id="example_merchant", is_live=False,
+                ending=COMPLETE, census=census, sample=Sample(percent=50, seed=1), account=account,
+                differences=None, duration_s=1.0,
+            ),
+            exit_code=0,
+        )
+    )  # fmt: skip
+    document["sample"] = [document["sample"]]
+    text = section("json.md", "`reconcile --json`")
+    assert named(text) == list(keys(document))
+    assert all(f"`{key}` (`{mark}`)" in text for key, mark in zip(document["marks"], "=*-!", strict=True))
+    file = section("json.md", "The file of `reconcile --differences`")
+    assert named(file) == list(COMPARED)
+    assert all(f"`{mark}` " in file for mark in Mark)
+    assert all(f"`{note}`" in file for note in Note)
 
 
 def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, Any]) -> None:
