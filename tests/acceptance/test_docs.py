@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ PAGES: Final = (
 NOT_RUN: Final = {
     "install": "it would take the network; the README's own command is what .ci/run installs with",
     "key": "it names a key that is nobody's",
-    "reconcile": "the simulator in the process begins anew with each command; it has a test of its own",
 }
 """Blocks that are marked, and why no test runs them."""
 EXPECTED_CODES: Final = {"3", "7"}
@@ -70,24 +68,42 @@ def words(text: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, run_command: RunCommand, request: pytest.FixtureRequest) -> Path:
-    """Make a folder with the samples; for the audit, with the ledger of a run."""
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with the samples."""
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     shutil.copy(ROOT / "samples/invoices.csv", tmp_path / "export.csv")
-    if request.node.callspec.params["page"] == "how-to/audit.md":
-        assert run_command("run", "export.csv", "--env", "sandbox").returncode == 3
     return tmp_path
+
+
+@pytest.fixture
+def service(folder: Path, page: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the variables that name the service: for the audit one that stays, with the ledger of a run."""
+    if page != "how-to/audit.md":
+        return {}
+    simulator: Simulator = request.getfixturevalue("simulator")
+    run_command: RunCommand = request.getfixturevalue("run_command")
+    service = simulator.env | {"BATCHCANCEL_BASE_URL": simulator.base_url}
+    assert run_command("run", "export.csv", "--env", "sandbox", env=service).returncode == 3
+    return service
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_works_and_says_what_is_shown(
-    page: str, folder: Path, clean_environment: dict[str, str], command_path: Path
+    page: str,
+    folder: Path,
+    service: dict[str, str],
+    clean_environment: dict[str, str],
+    command_path: Path,
 ) -> None:
     """In the order of the page, each block in a shell of its own; none fails in the middle."""
-    environment = clean_environment | {
-        "PATH": f"{command_path.parent}{os.pathsep}{clean_environment['PATH']}",
-        "BASH_ENV": str(folder / "watch"),
-    }
+    environment = (
+        clean_environment
+        | service
+        | {
+            "PATH": f"{command_path.parent}{os.pathsep}{clean_environment['PATH']}",
+            "BASH_ENV": str(folder / "watch"),
+        }
+    )
     codes = folder / "codes"
     (folder / "watch").write_text(f"trap 'echo $? >> {codes}' ERR\nset -o pipefail\n", encoding="utf-8")
     codes.touch()
@@ -112,21 +128,6 @@ def test_every_command_works_and_says_what_is_shown(
         if block.shown is not None:
             assert words(said) == words(block.shown)
     assert len([block for block in blocks if block.marker not in NOT_RUN]) >= 3
-
-
-def test_a_reconciliation_says_what_is_shown(
-    simulator: Simulator, run_command: RunCommand, tmp_path: Path
-) -> None:
-    """With a simulator that stays, as the service does."""
-    text = (DOCS / "how-to/audit.md").read_text(encoding="utf-8")
-    (block,) = (one for one in blocks_of(text) if one.marker == "reconcile")
-    shutil.copy(ROOT / "samples/invoices.csv", tmp_path / "export.csv")
-    assert run_command("run", "export.csv", *simulator.flags, env=simulator.env).returncode == 3
-    command = in_the_sandbox(block.script).replace("--env sandbox", shlex.join(simulator.flags))
-    ended = run_command(*shlex.split(command)[1:], env=simulator.env)
-    assert ended.returncode == 3
-    said = (ended.stderr + ended.stdout).replace("127.0.0.1 (sandbox)", "apitest.visaacceptance.com (test)")
-    assert words(said.replace(".sandbox.", ".test.")) == words(block.shown or "")
 
 
 def test_only_blocks_with_a_reason_are_not_run() -> None:
