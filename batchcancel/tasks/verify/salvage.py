@@ -24,7 +24,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from batchcancel.errors import UsageError
+from batchcancel.errors import LedgerWriteError, UsageError
 from batchcancel.ledger.disk import Disk, LedgerFile
 from batchcancel.ledger.reader import Line, opened, read_records
 from batchcancel.ledger.record import EndRecord, Record, ResultRecord, RunRecord, SkipRecord
@@ -83,7 +83,13 @@ def salvage_ledger(ledger: Path, new: Path, *, disk: Disk = _REAL_DISK) -> Salva
         good = (
             line.data + b"\n" for line, record in read_records(fd, ledger) if sieve.lets_through(line, record)
         )
-        lines = _write_new(new, good, disk)
+        try:
+            lines = _write_new(new, good, disk)
+        except LedgerWriteError as exc:  # a run would go on from its last row; a copy begins anew
+            why = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else exc
+            raise LedgerWriteError(
+                f"{new} can't be written: {why}. No new ledger was made, and {ledger} is as it was."
+            ) from exc
     return Salvaged(
         path=str(new) if lines else None,
         lines=lines,
