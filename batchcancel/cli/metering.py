@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -43,8 +44,7 @@ class Metering:
         self._was_opened = False
         self._metrics = RunMetrics(
             env=settings.environment.value,
-            # Of all files in node_exporter's folder no two have the same, and it stays the same each night.
-            name=None if self._path is None else self._path.name.removesuffix(".prom"),
+            name=None if self._path is None else _name_of(self._path),
         )
 
     @asynccontextmanager
@@ -105,3 +105,11 @@ class Metering:
         if not self._has_warned:
             self._has_warned = True
             self._warn(f"The metrics file {self._path} can't be written: {exc.strerror}.")
+
+
+def _name_of(path: Path) -> str:
+    """Return what tells a job's metrics from those of others: the file's name, as text in UTF-8.
+
+    Of all files in node_exporter's folder no two have the same, and it stays the same each night.
+    """
+    return os.fsencode(path.name.removesuffix(".prom")).decode(errors="replace")

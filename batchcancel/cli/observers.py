@@ -16,7 +16,8 @@ from batchcancel.job import Job
 from batchcancel.model import RunSummary, utc_text
 from batchcancel.observe import Broadcast
 from batchcancel.observe.logs import Log
-from batchcancel.observe.notify import Notices, Receiver, end_notice, start_notice
+from batchcancel.observe.notices import end_notice, start_notice
+from batchcancel.observe.notify import Notices, Receiver
 from batchcancel.settings import Receiver as Address
 from batchcancel.settings import Receivers, Settings
 

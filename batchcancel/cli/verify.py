@@ -11,7 +11,7 @@ from batchcancel.cli import write_out
 from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.cli.mistakes import Word
-from batchcancel.settings.options import ManifestFormat
+from batchcancel.settings.words import ManifestFormat
 
 if TYPE_CHECKING:
     from batchcancel.tasks.verify import Audit, Coverage

@@ -1,4 +1,4 @@
-"""Tell others of a run's start and end: a health check by a call, a receiver by a few lines of JSON.
+"""Tell others of a run's start and end: a health check by a call, a receiver of JSON by a POST.
 
 Nothing here delays a run or changes how it ends. Addresses may hold tokens, so only their hosts are named.
 """
@@ -6,6 +6,7 @@ Nothing here delays a run or changes how it ends. Addresses may hold tokens, so 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,17 +14,16 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from batchcancel.model import Outcome, RunSummary
+from batchcancel.observe.names import addresses_of
 
 _TIMEOUT_S: Final = 5.0
 _WAITS_S: Final = (0.0, 0.5, 1.0)
 """Before each try. A refusal is final; what may be gone the next moment is tried again."""
 _GRACE_S: Final = 1.0
 """How long the end of a run waits for the word of its start that is under way."""
-NOTICE_VERSION: Final = 1
-"""Rises when a key of the JSON changes its meaning."""
 
 Body = Mapping[str, Any]
 
@@ -123,7 +123,11 @@ async def _try(receiver: Receiver, url: str, body: Body | None) -> tuple[str | N
     try:
         # No cookies, no .netrc, no proxy but the one that was decided on.
         async with (
-            aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=_Resolver()),
+                timeout=timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            ) as session,
             session.request(
                 "GET" if body is None else "POST",
                 URL(url, encoded=True),
@@ -137,78 +141,45 @@ async def _try(receiver: Receiver, url: str, body: Body | None) -> tuple[str | N
     except TimeoutError:
         return "no reply in time", False
     except Exception as exc:  # noqa: BLE001 - whatever it is must not end a run; its text may hold the address
-        return type(exc).__name__, False
+        return _in_words(exc), False
     if 200 <= status < 300:
         return None, True
     return f"HTTP {status}", status < 500 and status not in {408, 429}
+
+
+def _in_words(exc: Exception) -> str:
+    """Say why nothing came back, without the text of the error."""
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate can't be trusted"
+        case aiohttp.ClientSSLError():
+            return "TLS failed"
+        case aiohttp.ClientConnectorDNSError():
+            return "its name has no address"
+        case aiohttp.ClientProxyConnectionError():
+            return "the proxy can't be reached"
+        case aiohttp.ClientConnectorError():
+            return "it can't be reached"
+        case _:
+            return type(exc).__name__
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up where nobody waits for the thread, as aiohttp's own would at the end of the loop."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)
+            for kind, address in await addresses_of(host, family)
+        ]
+
+    async def close(self) -> None:
+        """Leave what is under way to its thread."""
 
 
 def _with_path(url: str, ping: Ping) -> str:
     """Add to the path of an address, before its query."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + ping.value)) if ping else url
-
-
-def start_notice(*, version: str, env: str, host: str, started_at: str, to_settle: int) -> dict[str, Any]:
-    """Say in JSON that a run begins.
-
-    Keys: ``v event version env host started_at to_settle``.
-    """
-    return {
-        "v": NOTICE_VERSION,
-        "event": "start",
-        "version": version,
-        "env": env,
-        "host": host,
-        "started_at": started_at,
-        "to_settle": to_settle,
-    }
-
-
-def end_notice(
-    *,
-    version: str,
-    env: str | None,
-    host: str | None,
-    started_at: str,
-    exit_code: int,
-    summary: RunSummary | None,
-) -> dict[str, Any]:
-    """Say in JSON how a run ended: numbers and words of closed sets, nothing of any invoice or merchant.
-
-    Keys: ``v event version env host started_at exit_code run_id state counts amounts_canceled duration_s``.
-    ``env`` and ``host`` are null where the options could not be read, those from ``run_id`` on where the run
-    did not come to a summary.
-    """
-    keys = ("run_id", "state", "counts", "amounts_canceled", "duration_s")
-    return {
-        "v": NOTICE_VERSION,
-        "event": "end",
-        "version": version,
-        "env": env,
-        "host": host,
-        "started_at": started_at,
-        "exit_code": exit_code,
-        **(dict.fromkeys(keys) if summary is None else _told_of(summary)),
-    }
-
-
-def _told_of(summary: RunSummary) -> dict[str, Any]:
-    tally = summary.tally
-    outcomes = dict.fromkeys(Outcome, 0)
-    for reason, count in tally.results.items():
-        outcomes[reason.outcome] += count
-    return {
-        "run_id": summary.run_id,
-        "state": summary.state.value,
-        "counts": {
-            "rows": tally.rows,
-            **{outcome.value: count for outcome, count in outcomes.items()},
-            "settled_earlier": tally.settled_earlier,
-            "duplicates": tally.duplicates,
-            "excluded": tally.excluded,
-            "open": tally.open,
-        },
-        "amounts_canceled": dict(summary.amounts_canceled),
-        "duration_s": summary.duration_s,
-    }

@@ -40,22 +40,21 @@ from batchcancel.settings.credentials import (
     SharedSecret,
     read_credentials,
 )
-from batchcancel.settings.options import (
-    NOT_FOR_THE_RECORD,
+from batchcancel.settings.options import NOT_FOR_THE_RECORD, Options
+from batchcancel.settings.receivers import Receiver, Receivers, read_receivers
+from batchcancel.settings.secret_files import Secret
+from batchcancel.settings.sources import Gathering, gather
+from batchcancel.settings.target import find_proxy, find_target
+from batchcancel.settings.words import (
     Auth,
     Environment,
     LogFormat,
     LogLevel,
     ManifestFormat,
     Mle,
-    Options,
     Progress,
     RetryErrors,
 )
-from batchcancel.settings.receivers import Receiver, Receivers, read_receivers
-from batchcancel.settings.secret_files import Secret
-from batchcancel.settings.sources import Gathering, gather
-from batchcancel.settings.target import find_proxy, find_target
 
 __all__ = [
     "Auth",

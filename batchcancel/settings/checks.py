@@ -9,7 +9,8 @@ from typing import Final
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import is_file
-from batchcancel.settings.options import FILES, Auth, Environment, Options
+from batchcancel.settings.options import FILES, Options
+from batchcancel.settings.words import Auth, Environment
 
 DEFAULT_RATE: Final = 20.0
 """Requests a second. The service publishes no limit, so the default is low."""
@@ -38,6 +39,15 @@ def check_metrics(options: Options, sources: Mapping[str, str]) -> None:
     """Refuse an address for a port that nobody asked for."""
     if options.metrics_port is None and "metrics_host" in sources:
         raise SettingsError(f"{sources['metrics_host']} goes with --metrics-port.")
+
+
+def refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:
+    """Refuse a secret that one source gives both itself and as a file: nobody could tell which one counts."""
+    if getattr(options, name) and getattr(options, f"{name}_file"):
+        raise SettingsError(
+            f"Give either {what} or the file that holds it, not both: "
+            f"{sources[name]} and {sources[f'{name}_file']} are set."
+        )
 
 
 def check_paths(options: Options, ledger: Path | None, manifests: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Auth, Mle, Options
+from batchcancel.settings.checks import refuse_both
+from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import (
     Secret,
     check_mode,
@@ -21,6 +22,7 @@ from batchcancel.settings.secret_files import (
     read_secret_text,
     secret_in,
 )
+from batchcancel.settings.words import Auth, Mle
 
 _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -155,7 +157,7 @@ def _shared_secret(options: Options, sources: Mapping[str, str], warnings: list[
 
 def _secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> Secret | None:
     """Read the shared secret from its option or its file; None if neither is given."""
-    _refuse_both(options, sources, "shared_secret", "the shared secret")
+    refuse_both(options, sources, "shared_secret", "the shared secret")
     if options.shared_secret:
         return Secret(_decode(options.shared_secret, sources["shared_secret"]))
     if options.shared_secret_file:
@@ -218,7 +220,7 @@ def _response_key(options: Options, sources: Mapping[str, str], warnings: list[s
 
 def _password(options: Options, sources: Mapping[str, str], warnings: list[str], name: str) -> Secret | None:
     """Read a password from an option or its file; None if neither is given."""
-    _refuse_both(options, sources, name, "the password")
+    refuse_both(options, sources, name, "the password")
     file: str | None = getattr(options, f"{name}_file")
     if file:
         return secret_in(Path(file), partial(_read_password, Path(file)), warnings)
@@ -232,14 +234,6 @@ def _read_password(path: Path, warnings: list[str]) -> bytes:
     if not text:
         raise SettingsError(f"The secret file {path} is empty.")
     return text.encode()
-
-
-def _refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:
-    if getattr(options, name) and getattr(options, f"{name}_file"):
-        raise SettingsError(
-            f"Give either {what} or the file that holds it, not both: "
-            f"{sources[name]} and {sources[f'{name}_file']} are set."
-        )
 
 
 def _decode(text: str, source: str) -> bytes:

@@ -24,10 +24,11 @@ from batchcancel.settings.checks import (
 )
 from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import check_given, missing_credentials, read_credentials
-from batchcancel.settings.options import SECRETS, Environment, Options
+from batchcancel.settings.options import SECRETS, Options
 from batchcancel.settings.receivers import read_receivers
 from batchcancel.settings.sources import Gathering, Given, gather
 from batchcancel.settings.target import DEFAULT_URLS, MISSING_ENV, check_url, find_proxy, find_target
+from batchcancel.settings.words import Environment
 
 MASK: Final = "***"
 """Stands for a secret, whatever its length."""
@@ -129,7 +130,9 @@ def _explain(
         profile=gathering.profile,
         profiles=() if gathering.file is None else tuple(gathering.file.profiles),
         options={
-            name: _explained(name, gathering.given.get(name, []), derived.get(name))
+            name: _explained(
+                name, gathering.given.get(name, []), derived.get(name), beaten_by=gathering.beaten_by(name)
+            )
             for name in Options.__struct_fields__
         },
         missing=tuple(missing),
@@ -164,9 +167,11 @@ def _proxy(
     return Source(value=proxy, source=DEFAULT if proxy is None else "HTTPS_PROXY")
 
 
-def _explained(name: str, given: list[Given], derived: Source | None) -> Explained:
+def _explained(name: str, given: list[Given], derived: Source | None, *, beaten_by: str | None) -> Explained:
     if given:
         sources = [Source(value=_shown(name, one.value), source=one.source) for one in reversed(given)]
+        if beaten_by is not None:
+            return Explained(value=None, source=beaten_by, overridden=tuple(sources))
         return Explained(value=sources[0].value, source=sources[0].source, overridden=tuple(sources[1:]))
     if derived is None:
         default = Options.__struct_defaults__[Options.__struct_fields__.index(name)]

@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-from enum import EnumType, StrEnum
-from typing import Annotated, Any, Final, cast, get_args, get_type_hints
+from enum import StrEnum
+from typing import Annotated, Any, Final, get_type_hints
 
 from msgspec import Meta, Struct
-from msgspec.inspect import FloatType, IntType
 
-
-class Environment(StrEnum):
-    """What a host is; goes by the host that is called, never by the word alone."""
-
-    SANDBOX = "sandbox"
-    TEST = "test"
-    PRODUCTION = "production"
-
-
-class Auth(StrEnum):
-    """How requests are signed."""
-
-    JWT = "jwt"
-    P12 = "p12"
-    HTTP_SIGNATURE = "http_signature"
-
-
-class Mle(StrEnum):
-    """Which messages are encrypted besides TLS."""
-
-    OFF = "off"
-    REQUEST = "request"
-    BOTH = "both"
-
-
-class ManifestFormat(StrEnum):
-    """How a manifest is written: the words of ``manifest.Format``, which settings may not import."""
-
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    TXT = "txt"
-
-
-class RetryErrors(StrEnum):
-    """Which errors of earlier runs are asked about again."""
-
-    OPEN = "open"
-    ALL = "all"
-    NONE = "none"
-
-
-class Progress(StrEnum):
-    """How progress is shown, on standard error."""
-
-    AUTO = "auto"
-    BAR = "bar"
-    PLAIN = "plain"
-    JSON = "json"
-    NONE = "none"
-
-
-class LogFormat(StrEnum):
-    """How log lines are written."""
-
-    CONSOLE = "console"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least important log line that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+from batchcancel.settings.words import (
+    Auth,
+    Environment,
+    LogFormat,
+    LogLevel,
+    ManifestFormat,
+    Mle,
+    Progress,
+    RetryErrors,
+)
 
 
 class Task(StrEnum):
@@ -338,45 +281,3 @@ NOT_FOR_THE_RECORD: Final = frozenset(
     {"proxy", "p12_file", "mle_response_key_file"} | SECRETS | {f"{name}_file" for name in SECRETS}
 )
 """Options that no record shows."""
-
-
-def choices(name: str) -> list[str]:
-    """Return the words that an option takes; none if it takes something else."""
-    hint = get_args(HINTS[name])[0]
-    kinds = get_args(hint) or (hint,)
-    return [str(word) for kind in kinds if isinstance(kind, EnumType) for word in cast("type[StrEnum]", kind)]
-
-
-def allowed(name: str) -> str:
-    """Say in words what an option takes: its choices, or its type and bounds."""
-    from msgspec import inspect  # noqa: PLC0415 - for errors only, and --help needs it not
-
-    # Every option has a description, which msgspec keeps round the type itself.
-    kind = cast("inspect.Metadata", inspect.type_info(HINTS[name])).type
-    if isinstance(kind, inspect.UnionType):  # with None, which nobody can write
-        kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
-    match kind:
-        case inspect.EnumType():
-            *choices, last = [str(choice.value) for choice in kind.cls]
-            words = f"{', '.join(choices)} or {last}"
-        case inspect.BoolType():
-            words = "true or false"
-        case inspect.IntType():
-            words = f"a whole number {_range(kind)}"
-        case inspect.FloatType():
-            words = f"a number {_range(kind)}"
-        case inspect.StrType(max_length=int(longest)):
-            words = f"a text of 1 to {longest} characters"
-        case inspect.StrType():
-            words = "a text that is not empty"
-        case _:
-            words = "a list of texts"
-    return words
-
-
-def _range(kind: IntType | FloatType) -> str:
-    return (
-        f"above {kind.gt:g}, at most {kind.le:,.12g}"
-        if kind.gt is not None
-        else f"from {kind.ge:g} to {kind.le:,.12g}"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -10,10 +11,13 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Environment, Options
+from batchcancel.settings.checks import refuse_both
+from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import Secret, read_secret_text
 from batchcancel.settings.target import classify_host, proxy_of_environment
+from batchcancel.settings.words import Environment
 
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
 _WHAT: Final = {"ping_url": "--ping-url", "notify_url": "--notify-url"}
 
 
@@ -61,13 +65,9 @@ def _receiver(
     environ: Mapping[str, str],
     warnings: list[str],
 ) -> Receiver | None:
+    refuse_both(options, sources, name, "the address")
     text: str | None = getattr(options, name)
     file: str | None = getattr(options, f"{name}_file")
-    if text and file:
-        raise SettingsError(
-            f"Give either the address or the file that holds it, not both: "
-            f"{sources[name]} and {sources[f'{name}_file']} are set."
-        )
     source = sources.get(name, "")
     if file:
         source = f"{sources[f'{name}_file']} ({file})"
@@ -76,7 +76,7 @@ def _receiver(
         return None
     host = _host_of(text)
     if host is None:
-        raise SettingsError(f"{source} takes an http:// or https:// URL without spaces and #.")
+        raise SettingsError(f"{source} takes an http:// or https:// URL in ASCII, without spaces and #.")
     scheme = urlsplit(text).scheme.lower()
     is_loopback = classify_host(host) is Environment.SANDBOX
     if scheme == "http" and not is_loopback:
@@ -97,4 +97,5 @@ def _host_of(text: str) -> str | None:
     is_plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " #\\")
     if not is_plain or parts.scheme.lower() not in {"http", "https"} or port == 0:
         return None
-    return parts.hostname or None
+    host = parts.hostname or ""
+    return host if ":" in host or _NAME.fullmatch(host) else None  # IPv6 in brackets has been parsed

@@ -6,29 +6,33 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import CONFIG_NAME, ConfigFile, find_config
-from batchcancel.settings.options import (
-    FILES,
-    FLAG_ONLY,
-    HINTS,
-    LISTS,
-    PERCENTAGES,
-    SECRETS,
-    allowed,
-    choices,
-)
+from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS
 from batchcancel.settings.secret_files import check_mode
+from batchcancel.settings.takes import allowed, choices
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
 
+_TWINS: Final = {name: f"{name}_file" for name in SECRETS} | {f"{name}_file": name for name in SECRETS}
+"""Each secret with the option that names its file, both ways."""
 _SERVICE_LINK: Final = re.compile(
     r"(?:^|_)service_(?:host$|port(?:$|_))|(?:^|_)port_[0-9]+_(?:tcp|udp|sctp)(?:$|_)"
 )
+
+
+class Rank(IntEnum):
+    """How strong a source is."""
+
+    FILE = 0
+    PROFILE = 1
+    ENVIRONMENT = 2
+    FLAG = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Given:
 
     value: Any = field(repr=False)  # it may be secret
     source: str
+    rank: Rank
 
 
 class Gathering:
@@ -54,15 +59,28 @@ class Gathering:
     @property
     def values(self) -> dict[str, Any]:
         """The values that count."""
-        return {name: given[-1].value for name, given in self.given.items()}
+        return {name: given[-1].value for name, given in self.given.items() if self.beaten_by(name) is None}
 
     @property
     def sources(self) -> dict[str, str]:
         """Where they came from."""
-        return {name: given[-1].source for name, given in self.given.items()}
+        return {name: given[-1].source for name, given in self.given.items() if self.beaten_by(name) is None}
 
-    def put(self, name: str, value: object, source: str) -> None:
-        """Convert one value and take it over.
+    def beaten_by(self, name: str) -> str | None:
+        """Return the stronger source that gives a secret in the other way; None if there is none.
+
+        A secret and the file that holds it are two options for one thing: what the environment says of either
+        is preferred to what the file says of both. From one source they are a contradiction, which is not
+        settled here.
+        """
+        twin = _TWINS.get(name)
+        if twin not in self.given or name not in self.given:
+            return None
+        theirs, ours = self.given[twin][-1], self.given[name][-1]
+        return theirs.source if theirs.rank > ours.rank else None
+
+    def put(self, name: str, value: object, source: str, rank: Rank) -> None:
+        """Convert one value and take it over; weaker sources come first.
 
         Raises:
             SettingsError: It is not what the option takes. The value is not shown: it may be secret.
@@ -80,14 +98,14 @@ class Gathering:
             words = choices(name)  # no secret is one of a few words
             hint = _nearest(value, words) if words and isinstance(value, str) else "."
             raise SettingsError(f"{source} takes {allowed(name)}{hint}")
-        self.given.setdefault(name, []).append(Given(converted, source))
+        self.given.setdefault(name, []).append(Given(converted, source, rank))
 
     def read_flags(self, flags: Mapping[str, object]) -> None:
         """Take over the flags that were given: those that are neither None nor empty."""
         _refuse_unknown(flags, "option")
         for name, value in flags.items():
             if value is not None and value != ():
-                self.put(name, value, "--" + name.replace("_", "-"))
+                self.put(name, value, "--" + name.replace("_", "-"), Rank.FLAG)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         """Take over the variables ``BATCHCANCEL_...`` that are not empty."""
@@ -108,7 +126,7 @@ class Gathering:
                     self.mistyped.append(warning)
                 continue
             parts = [part.strip() for part in value.split(",") if part.strip()]
-            self.put(name, parts if name in LISTS else value, variable)
+            self.put(name, parts if name in LISTS else value, variable, Rank.ENVIRONMENT)
 
     def read_file(self, environ: Mapping[str, str], *, config: str | None, profile: str | None) -> None:
         """Take over the configuration file, if there is one: its top level, then the chosen profile.
@@ -140,10 +158,11 @@ class Gathering:
 
     def _take_over(self, file: ConfigFile, profile: str | None) -> None:
         table = file.top if profile is None else file.profiles[profile]
+        rank = Rank.FILE if profile is None else Rank.PROFILE
         for name, value in table.items():
             if name in FILES and isinstance(value, str):
                 value = str(file.path.parent / value)  # noqa: PLW2901 - paths in a file are relative to it
-            self.put(name, value, f"{file.table(profile)}: {name}")
+            self.put(name, value, f"{file.table(profile)}: {name}", rank)
         if SECRETS & table.keys():
             self.warnings += [one for one in check_mode(file.path) if one not in self.warnings]
 

@@ -9,7 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Environment, Options
+from batchcancel.settings.options import Options
+from batchcancel.settings.words import Environment
 
 MISSING_ENV: Final = (
     "Say what is called: --env sandbox (the built-in simulator), --env test or --env production."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import stat
@@ -306,6 +307,21 @@ def test_the_next_run_carries_on_when_the_last_one_succeeded(run_command: RunCom
     assert (found["last_success_timestamp_seconds",], found["last_run_exit_code",]) == (success_at, 3)
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o644
     assert 'name="nightly"' in (tmp_path / FILE).read_text(encoding="utf-8")
+
+
+def test_a_file_s_name_may_be_any(run_command: RunCommand, tmp_path: Path) -> None:
+    """A name that is no UTF-8 is a label all the same, which has to be; quotes and line ends are escaped."""
+    for name in (os.fsdecode(b"\xff"), 'a"\nb\\'):
+        file = tmp_path / f"{name}.prom"
+        command = ("run", write_manifest(tmp_path, "1"), "--env", "sandbox", "--metrics-file", file)
+        ended = run_command(*command)
+        assert ended.returncode == 0, ended.stderr
+        found = {
+            sample.labels["name"]
+            for family in text_string_to_metric_families(file.read_text(encoding="utf-8"))
+            for sample in family.samples
+        }
+        assert found == {os.fsencode(name).decode(errors="replace")}
 
 
 def test_a_manifest_without_rows_is_a_success(run_command: RunCommand, tmp_path: Path) -> None:

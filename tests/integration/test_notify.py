@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from batchcancel.model import Reason, RunState, RunSummary, Tally
-from batchcancel.observe.notify import Notices, Receiver, end_notice, start_notice
+from batchcancel.observe.notices import end_notice, start_notice
+from batchcancel.observe.notify import Notices, Receiver
 
 if TYPE_CHECKING:
     from tests.conftest import StartReceiver
@@ -139,13 +141,33 @@ async def test_a_dead_host_is_said_without_its_address() -> None:
         port = bound_only.getsockname()[1]
         receiver = Receiver(url=f"http://127.0.0.1:{port}/{TOKEN}")
         said = await tell_end(ping=receiver, notify=receiver)
-    assert said == [("127.0.0.1", "ClientConnectorError")] * 2
+    assert said == [("127.0.0.1", "it can't be reached")] * 2
 
 
 async def test_a_host_without_an_address_is_said() -> None:
     """A name that is nobody's."""
     said = await tell_end(ping=Receiver(url=f"https://nobody.invalid/{TOKEN}"))
-    assert said == [("nobody.invalid", "ClientConnectorDNSError")]
+    assert said == [("nobody.invalid", "its name has no address")]
+
+
+async def test_a_server_that_can_t_be_trusted_is_said(start_receiver: StartReceiver) -> None:
+    """Here one that knows no TLS."""
+    server = start_receiver(200)
+    said = await tell_end(notify=Receiver(url=server.url.replace("http:", "https:")))
+    assert said == [("127.0.0.1", "TLS failed")]
+    assert server.heard == []
+
+
+def test_a_name_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the time of three tries, the end of the loop included, however long the system itself would wait."""
+    is_over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [is_over.wait(10.0)][:0])
+    began_at = time.monotonic()
+    said = asyncio.run(tell_end(ping=Receiver(url=f"https://slow.example/{TOKEN}")))
+    lasted_s = time.monotonic() - began_at
+    is_over.set()
+    assert said == [("slow.example", "no reply in time")]
+    assert lasted_s < 3 * 0.3 + 1.0
 
 
 async def test_a_slow_host_is_given_up(start_receiver: StartReceiver) -> None:

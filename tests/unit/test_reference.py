@@ -51,7 +51,8 @@ from batchcancel.sandbox.answers import Answer
 from batchcancel.sandbox.requests import Operation
 from batchcancel.sandbox.server import _log_line
 from batchcancel.sandbox.wire import WireRequest
-from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task, allowed
+from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task
+from batchcancel.settings.takes import allowed
 from batchcancel.tasks.reconcile import Mark, Note
 from batchcancel.tasks.reconcile.differences import COLUMNS as DIFFERENCES
 

@@ -294,11 +294,43 @@ def test_a_secret_s_file_that_can_not_be_read_is_refused(monkeypatch: pytest.Mon
 def test_a_secret_and_its_file_together_are_refused() -> None:
     """Nobody could tell which one signs; the sentence names both places."""
     write("key", SECRET)
-    write("batchcancel.toml", "shared_secret_file = 'key'\n")
-    assert refusal(BATCHCANCEL_SHARED_SECRET=SECRET) == (
+    environ = {"BATCHCANCEL_SHARED_SECRET": SECRET, "BATCHCANCEL_SHARED_SECRET_FILE": "key"}
+    assert refusal(**environ) == (
         "Give either the shared secret or the file that holds it, not both: "
-        "BATCHCANCEL_SHARED_SECRET and batchcancel.toml: shared_secret_file are set."
+        "BATCHCANCEL_SHARED_SECRET and BATCHCANCEL_SHARED_SECRET_FILE are set."
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "secret"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_SHARED_SECRET": "b25l"}, "shared_secret_file = 'two'", b"one", id="variable, file"
+        ),
+        pytest.param(
+            {"BATCHCANCEL_SHARED_SECRET_FILE": "two"}, "shared_secret = 'b25l'", b"two", id="variable's file"
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "p"},
+            "shared_secret_file = 'two'\n[profile.p]\nshared_secret = 'b25l'",
+            b"one",
+            id="profile, top level",
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "p"},
+            "shared_secret = 'b25l'\n[profile.p]\nshared_secret_file = 'two'",
+            b"two",
+            id="profile's file, top level",
+        ),
+    ],
+)
+def test_the_stronger_source_says_which_secret_it_is(
+    environ: dict[str, str], config: str, secret: bytes
+) -> None:
+    """A secret and its file are two options for one thing, and the order of the sources holds for both."""
+    write("two", "dHdv")
+    write("batchcancel.toml", config + "\n")
+    assert secret_of(load(**environ)) == secret
 
 
 # --- nothing shows --------------------------------------------------------------------------------

@@ -64,6 +64,18 @@ def test_the_winner_stands_above_everything_that_it_overrode() -> None:
     )
 
 
+def test_a_secret_in_a_weaker_source_s_file_is_told_as_overridden() -> None:
+    """The option that counts is the other one, and says so."""
+    Path("batchcancel.toml").write_text("ping_url_file = 'url'\n", encoding="utf-8")
+    options = explain({"BATCHCANCEL_PING_URL": "https://hc.example/t0ken"}).options
+    assert options["ping_url"] == Explained(value="***", source="BATCHCANCEL_PING_URL")
+    assert options["ping_url_file"] == Explained(
+        value=None,
+        source="BATCHCANCEL_PING_URL",
+        overridden=(Source(value="url", source="batchcancel.toml: ping_url_file"),),
+    )
+
+
 def test_every_option_is_told_in_order() -> None:
     """None is left out, and those that nothing gave are at their default."""
     options = explain().options

@@ -74,6 +74,10 @@ def test_nobody_is_told_unless_asked_for() -> None:
         f"https://hc.example/{TOKEN} x",
         f"https://hc.example/{TOKEN}\x7f",
         f"https://hc.example\\@other.example/{TOKEN}",
+        f"https://hc..example/{TOKEN}",
+        f"https://{'a' * 64}.example/{TOKEN}",
+        f"https://hc%2eexample/{TOKEN}",
+        f"https://h\u00fc.example/{TOKEN}",
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +86,9 @@ def test_what_is_no_address_is_refused_and_not_shown(name: str, url: str) -> Non
     with pytest.raises(SettingsError) as caught:
         receiver(name, {f"BATCHCANCEL_{name.upper()}": url})
     said = str(caught.value)
-    assert said == f"BATCHCANCEL_{name.upper()} takes an http:// or https:// URL without spaces and #."
+    assert (
+        said == f"BATCHCANCEL_{name.upper()} takes an http:// or https:// URL in ASCII, without spaces and #."
+    )
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     package = [frame for frame in shown.stack if "/batchcancel/settings/" in frame.filename]
     (front,) = (frame.locals or {} for frame in package)
@@ -93,8 +99,18 @@ def test_what_is_no_address_is_refused_and_not_shown(name: str, url: str) -> Non
 def test_an_address_that_is_given_twice_is_refused(name: str) -> None:
     """Nobody knows which one counts."""
     write("url", URL)
+    variable = f"BATCHCANCEL_{name.upper()}"
     with pytest.raises(SettingsError, match="Give either the address or the file that holds it, not both"):
-        receiver(name, {f"BATCHCANCEL_{name.upper()}_FILE": "url"}, **{name: URL})
+        receiver(name, {variable: URL, f"{variable}_FILE": "url"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flag_wins_over_a_file_that_the_environment_names(name: str) -> None:
+    """As over every other weaker source."""
+    write("url", "https://weaker.example/")
+    found = receiver(name, {f"BATCHCANCEL_{name.upper()}_FILE": "url"}, **{name: URL})
+    assert found is not None
+    assert found.url.reveal().decode() == URL
 
 
 def test_a_file_that_others_can_write_is_refused() -> None:

@@ -37,9 +37,10 @@ class Endpoint:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self._server: Final = _Server(family, address[:2], render)
-        except OSError as exc:
-            where = f"port {port} of {host}"
-            raise SettingsError(f"The metrics can't be served at {where}: {exc.strerror}.") from exc
+        except (OSError, UnicodeError) as exc:
+            # A name that no name can be, such as a..b, is refused as text before it is looked up.
+            why = exc.strerror if isinstance(exc, OSError) else "no name of a host looks like that"
+            raise SettingsError(f"The metrics can't be served at port {port} of {host}: {why}.") from exc
         self._thread = Thread(target=self._server.serve_forever, args=(_POLL_S,), daemon=True, name="metrics")
         self._thread.start()
 
@@ -58,6 +59,7 @@ class Endpoint:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    allow_reuse_port = False  # whatever the base class thinks: two runs at one port would be scraped in turn
 
     def __init__(self, family: int, address: Any, render: Callable[[], bytes]) -> None:  # noqa: ANN401 - the socket module's
         self.address_family = family

@@ -13,8 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from batchcancel.model import REASONS, PauseCause, RequestKind, Vitals
-from batchcancel.observe.metrics.counts import Histogram
+from batchcancel.model import REASONS, PauseCause, Vitals
+from batchcancel.observe.metrics.counts import KINDS, Histogram
 from batchcancel.observe.metrics.run import RunMetrics
 
 PREFIX: Final = "batchcancel_"
@@ -126,7 +126,7 @@ METRICS: Final = (
     _histogram(
         "request_duration_seconds",
         "Time from before a request left to the end of its reply, or to its failure.",
-        lambda run: [((kind.value,), run.counts.requests[kind].latency_s) for kind in RequestKind],
+        lambda run: [((kind.value,), run.counts.requests[kind].latency_s) for kind in KINDS],
         "kind",
     ),
     _gauge(
