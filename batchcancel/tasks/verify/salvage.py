@@ -83,13 +83,7 @@ def salvage_ledger(ledger: Path, new: Path, *, disk: Disk = _REAL_DISK) -> Salva
         good = (
             line.data + b"\n" for line, record in read_records(fd, ledger) if sieve.lets_through(line, record)
         )
-        try:
-            lines = _write_new(new, good, disk)
-        except LedgerWriteError as exc:  # a run would go on from its last row; a copy begins anew
-            why = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else exc
-            raise LedgerWriteError(
-                f"{new} can't be written: {why}. No new ledger was made, and {ledger} is as it was."
-            ) from exc
+        lines = _write_new(new, good, disk)
     return Salvaged(
         path=str(new) if lines else None,
         lines=lines,
@@ -162,12 +156,22 @@ def _write_new(path: Path, lines: Iterator[bytes], disk: Disk) -> int:
             raise _taken(path)
         try:
             return _fill(file, first, lines)
+        except LedgerWriteError as exc:  # a run would go on from its last row; a copy begins anew
+            _remove(path)
+            why = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else exc
+            raise LedgerWriteError(
+                f"{path} can't be written: {why}. No new ledger was made, and the old one is as it was."
+            ) from exc
         except BaseException:
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
             raise
     finally:
         file.close()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _fill(file: LedgerFile, first: bytes, lines: Iterator[bytes]) -> int:
