@@ -28,6 +28,8 @@ Answer = Reply | TransportError
 _STILL_OPEN: Final = frozenset({"DRAFT", "CREATED", "SENT"})
 _SETTLED: Final = {"PAID": Reason.PAID, "PARTIAL": Reason.PARTIAL}
 _PENDING_LOOKUPS_AFTER_S: Final = (2.0, 10.0)
+PENDING_WAIT_S: Final = sum(_PENDING_LOOKUPS_AFTER_S)
+"""How long a run waits at most for a pending invoice to become anything else."""
 _PLAIN_AMOUNT: Final = re.compile(r"-?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,9})(?:\.[0-9]{1,32})?")
 """An amount as spreadsheets write it; commas only between groups of three digits."""
 

@@ -178,10 +178,13 @@ def say(line: str, *, fg: str | None = None) -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the rest of the process
 
 
-def write_out(text: str) -> None:
+def write_out(text: str) -> bool:
     """Write a result to standard output; where that can't be done, the exit code still tells.
 
     A reader that has gone away is no reason to fail, and no reason to say so.
+
+    Returns:
+        False if the result is lost, for commands that have nothing else to tell.
     """
     try:
         sys.stdout.write(text)
@@ -191,3 +194,5 @@ def write_out(text: str) -> None:
             say(f"Warning: standard output can't be written: {exc.strerror}.", fg="yellow")
         # The interpreter would complain once more when it flushes at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return isinstance(exc, BrokenPipeError)
+    return True

@@ -83,5 +83,5 @@ def completion(shell: str) -> int:
 
     made = _SHELLS[shell](batchcancel, {}, "batchcancel", COMPLETION_VARIABLE)
     # Not its source(): for bash that starts another one to ask for its version.
-    write_out(made.source_template % made.source_vars())
-    return ExitCode.DONE
+    is_written = write_out(made.source_template % made.source_vars())
+    return ExitCode.DONE if is_written else ExitCode.USAGE

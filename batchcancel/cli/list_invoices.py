@@ -77,14 +77,14 @@ _DAY: Final = timedelta(days=1)
     task=_WHICH,
     type=amount,
     metavar="N",
-    help="with this total at least; needs one --currency",
+    help="with this total at least, in whatever currency; say --currency too where that matters",
 )
 @flag(
     "--max-amount",
     task=_WHICH,
     type=amount,
     metavar="N",
-    help="with this total at most; needs one --currency",
+    help="with this total at most, likewise",
 )
 @flag("--created-before", task=_WHICH, type=day, metavar="DAY", help="created on an earlier day, UTC")
 @flag("--created-after", task=_WHICH, type=day, metavar="DAY", help="created on a later day, UTC")
@@ -151,16 +151,12 @@ def _wanted(
     """Put the conditions together, in half-open ranges.
 
     Raises:
-        click.UsageError: No invoice could fulfil them, or amounts of several currencies would be compared.
+        click.UsageError: No invoice could fulfil them.
     """
     from batchcancel.tasks.listing import CANCELABLE, Wanted  # noqa: PLC0415 - help has to be quick
 
     _check_order("due", due_after, due_before)
     _check_order("created", created_after, created_before)
-    if (min_amount, max_amount) != (None, None) and len(set(currencies)) != 1:
-        raise click.UsageError(
-            "--min-amount and --max-amount need one --currency: a hundred of one is not a hundred of another."
-        )
     if min_amount is not None and max_amount is not None and min_amount > max_amount:
         raise click.UsageError(f"--min-amount {min_amount} is more than --max-amount {max_amount}.")
     return Wanted(

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from batchcancel.cli import say
 from batchcancel.cli.ahead import say_what_expires
@@ -39,6 +40,8 @@ from batchcancel.tasks.listing import (
     write_rows,
     write_rows_to,
 )
+
+_CURRENCIES_NAMED: Final = 5
 
 
 def run_list(
@@ -71,6 +74,7 @@ def run_list(
             fg="red",
         )
         return ExitCode.ERRORS
+    _say_what_was_compared(wanted, found.rows)
     _write(found.rows, kind, out)
     return ExitCode.DONE if found.is_whole else ExitCode.ERRORS
 
@@ -139,6 +143,20 @@ def _say_what_was_read(found: Found) -> None:
     for fit, count in found.doubtful.items():
         what = "without an id that can be sent" if fit is Fit.NO_ID else f"whose {fit} is not known"
         say(f"Warning: {count_invoices(count)} {what}, left out.", fg="yellow")
+
+
+def _say_what_was_compared(wanted: Wanted, rows: Iterable[Row]) -> None:
+    """Say so where a limit was held against several currencies: 100 of one is not 100 of another."""
+    if wanted.min_amount is None and wanted.max_amount is None:
+        return
+    currencies = sorted({row.currency for row in rows if row.currency is not None})
+    if len(currencies) > 1:
+        say(
+            f"Note: amounts were compared as numbers, in {len(currencies)} currencies: "
+            f"{', '.join(currencies[:_CURRENCIES_NAMED])}{' ...' * (len(currencies) > _CURRENCIES_NAMED)}. "
+            "--currency asks for one.",
+            fg="yellow",
+        )
 
 
 def _note_on(one: Unsettled) -> str:

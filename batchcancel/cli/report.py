@@ -43,8 +43,8 @@ def _file(name: str, task: str, metavar: str, description: str) -> Callable[[_Co
             "batchcancel report night.jsonl --xlsx errors.xlsx --outcome error",
         ),
         (
-            "Write the rows of a manifest that are left",
-            "batchcancel report night.jsonl --open-rows left.csv --manifest export.csv",
+            "Write the rows of the manifest that are left",
+            "batchcancel report night.jsonl --open-rows left.csv",
         ),
     ],
 )
@@ -61,8 +61,10 @@ def _file(name: str, task: str, metavar: str, description: str) -> Callable[[_Co
     type=Word([outcome.value for outcome in Outcome]),
     help="only these rows in the exports; may be repeated",
 )
-@_file("--open-rows", _LEFT, "PATH", "write what is left of --manifest, unaltered and ready to run again")
-@_file("--manifest", _LEFT, "FILE", "the manifest that --open-rows is about")
+@_file("--open-rows", _LEFT, "PATH", "write what is left of a manifest, unaltered and ready to run again")
+@_file(
+    "--manifest", _LEFT, "FILE", "the manifest that is about (default: the one that the ledger's runs read)"
+)
 @flag("--force", task=_FILES, is_flag=True, help="replace files that are there")
 @flag("--json", "as_json", task="Output", is_flag=True, help="write the summary as JSON")
 def report(
@@ -81,29 +83,35 @@ def report(
     by the beginning of the run that wrote it. Nothing is sent, and no ledger is changed; a run may be
     writing to it meanwhile.
 
-    Exit code 0: done. 2: no ledger, ledgers of different merchants, or a file that can't be written.
+    Exit code 0: done. 2: no ledger, ledgers of different merchants, or a file or standard output that can't
+    be written.
     6: a ledger is damaged.
     """
     from batchcancel.report.make import Outputs, make_report  # noqa: PLC0415 - help has to be quick
     from batchcancel.report.text import report_text  # noqa: PLC0415 - likewise
     from batchcancel.tasks.open_rows import OpenRows  # noqa: PLC0415 - likewise
 
-    if (open_rows is None) != (manifest is None):
-        raise click.UsageError("--open-rows and --manifest belong together: say both or none.")
+    if open_rows is None and manifest is not None:
+        raise click.UsageError("--manifest says what --open-rows is about: say that too.")
     outputs = Outputs(
         **files, outcomes=frozenset(map(Outcome, outcomes)) if outcomes else frozenset(Outcome), force=force
     )
+    if outcomes and not {"csv", "xlsx", "jsonl"} & {name for name, path in files.items() if path}:
+        say(
+            "Note: --outcome says which rows --csv, --xlsx and --jsonl have; none of them is wanted.",
+            fg="yellow",
+        )
     left = None
-    if open_rows is not None and manifest is not None:
+    if open_rows is not None:
         left = OpenRows(manifest, open_rows, inputs=[*ledgers, *outputs.paths], force=force)
     made = make_report(ledgers, outputs) if left is None else make_report(ledgers, outputs, watch=left.note)
     for file in made.written:
         say(f"  wrote  {file.path}: {count_rows(file.rows)}, {file.size_bytes:,} bytes")
     rest = None if left is None else left.write()
     if rest is not None:
-        _say_what_is_left(rest, manifest)
-    write_out(_as_json(made, rest) if as_json else report_text(made.figures))
-    return ExitCode.DONE
+        _say_what_is_left(rest)
+    is_told = write_out(_as_json(made, rest) if as_json else report_text(made.figures))
+    return ExitCode.DONE if is_told else ExitCode.USAGE
 
 
 def _as_json(made: Report, rest: Left | None) -> str:
@@ -130,7 +138,7 @@ def _as_json(made: Report, rest: Left | None) -> str:
     return as_json(document | {"written": written, "left": left, "exit_code": int(ExitCode.DONE)})
 
 
-def _say_what_is_left(left: Left, manifest: Path | None) -> None:
+def _say_what_is_left(left: Left) -> None:
     answered = left.rows - left.unanswered
     if left.rows:
         say(
@@ -138,8 +146,8 @@ def _say_what_is_left(left: Left, manifest: Path | None) -> None:
             f"{left.unanswered:,} without an answer. Run it with the same --ledger."
         )
     else:
-        say(f"  wrote  {left.path}: nothing is left of {manifest}.")
+        say(f"  wrote  {left.path}: nothing is left of {left.manifest}.")
     if left.excluded:
-        say(f"  {count_rows(left.excluded)} of {manifest} left out: a run was told never to touch them.")
+        say(f"  {count_rows(left.excluded)} of {left.manifest} left out: a run was told never to touch them.")
     if not left.is_known:
-        say(f"Warning: no run of these ledgers has read {manifest} as it is now.", fg="yellow")
+        say(f"Warning: no run of these ledgers has read {left.manifest} as it is now.", fg="yellow")

@@ -119,16 +119,19 @@ def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
 def _say_what_is_planned(job: Job) -> None:
     if job.plan is None:
         return
-    age = show_duration(max(0.0, age_of(job.plan.record)))
+    age_s = age_of(job.plan.record)
+    age = show_duration(max(0.0, age_s))
     if job.takes_from_plan:
         known = count_invoices(job.plan.answers, "paid or canceled ")
         say(f"  plan      {job.plan.path}, made {age} ago: {known} in it, not asked about again")
-    else:
-        say(
-            f"Warning: {job.plan.path} was made {age} ago, and --plan-max-age is "
-            f"{show_duration(job.settings.plan_max_age_s)}: nothing is taken from it.",
-            fg="yellow",
-        )
+        return
+    most = show_duration(job.settings.plan_max_age_s)
+    why = (
+        f"was made {age} ago, and --plan-max-age is {most}"
+        if age_s > 0
+        else f"says that it will be made in {show_duration(-age_s)}: the clocks of two machines disagree"
+    )
+    say(f"Warning: {job.plan.path} {why}: nothing is taken from it.", fg="yellow")
 
 
 def _say_what_is_torn(job: Job) -> None:

@@ -306,7 +306,7 @@ class Pace:
             return
         self._too_long = OutageTooLongError(
             f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
-            "The open rows stay open: run the same command again later."
+            "What is open stays open: run the same command again later."
         )
         if wait_s > self._max_outage_s:  # nobody who shares the quota would wait that long
             self.quota.too_long = self._too_long
@@ -378,7 +378,7 @@ class Pace:
         raise OutageTooLongError(
             f"The service gave no good reply for {self._max_outage_s:.0f} s (--max-outage); "
             f"the last one failed with {self._health.last_failure}. "
-            "The open rows stay open: run the same command again once it is back."
+            "What is open stays open: run the same command again once it is back."
         )
 
     def _refuse_key(self, reply: Reply) -> CredentialsRefusedError:
@@ -387,7 +387,7 @@ class Pace:
             f"The service refuses the key or the account (HTTP {reply.http_status} to a signed read). "
             "Check the merchant id, the key id, the shared secret, that the key belongs to this environment "
             "and, with a meta key, that its portfolio may act for the merchant. "
-            "The open rows stay open: run the same command again afterwards."
+            "What is open stays open: run the same command again afterwards."
         )
         return self._key_refused
 

@@ -1,13 +1,15 @@
 """Tables for spreadsheets and programs: one row an invoice, its latest answer.
 
 A spreadsheet takes text that begins with ``= + - @``, a tab or a carriage return for a formula, and a
-formula can send the sheet's content away. Such text gets an apostrophe before it in CSV and XLSX. JSONL
-is for programs and holds every text as the ledger does.
+formula can send the sheet's content away. Such text gets an apostrophe before it in CSV and XLSX, and
+characters that move a terminal's cursor or reorder a line stand as escapes there. JSONL is for programs
+and holds every text as the ledger does.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -47,6 +49,10 @@ COLUMNS: Final = (
 """What every export has; the columns of ``--keep`` follow as ``keep.NAME``."""
 AMOUNTS: Final = frozenset({"amount", "balance"})
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+"""Controls but for white space, and marks of direction: nobody sees them, and they change what is seen."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -116,8 +122,9 @@ def is_formula(text: str) -> bool:
 
 
 def neutral(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    return f"'{text}" if is_formula(text) else text
+    """Return a text that no spreadsheet takes for a formula, and that shows whatever is in it."""
+    shown = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return f"'{shown}" if is_formula(shown) else shown
 
 
 def keep_headers(columns: tuple[str, ...]) -> list[str]:

@@ -259,6 +259,15 @@ def test_nothing_of_a_ledger_reaches_the_terminal_raw(
     assert "x1b[2J" in ended.stdout or "u001b[2J" in ended.stdout
 
 
+def test_a_salvage_that_leaves_nothing_out_is_called_a_copy(run_command: RunCommand, ledger: Path) -> None:
+    """It asks for no other run."""
+    ended = run_command("verify", ledger, "--salvage", "new.jsonl")
+    assert ended.returncode == 0
+    assert "lines are in new.jsonl, a plain copy." in ended.stdout
+    assert "--ledger" not in ended.stdout
+    assert ledger.with_name("new.jsonl").read_bytes() == ledger.read_bytes()
+
+
 def test_what_no_copy_mends_is_said(run_command: RunCommand, ledger: Path) -> None:
     """A ledger whose lines are whole and wrong is copied with its findings, and the exit code tells."""
     lines = ledger.read_bytes().splitlines(keepends=True)

@@ -227,6 +227,14 @@ def test_the_document_is_ascii_on_one_line(tmp_path: Path, write_ledger: WriteLe
 # --- states of a ledger ---------------------------------------------------------------------------
 
 
+def test_runs_stand_in_the_order_in_which_they_began(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """In whatever order their ledgers are named: the last ones are shown, the others called earlier."""
+    first = write_ledger(tmp_path / "a", {})
+    second = write_ledger(tmp_path / "b", {}, **LATER)
+    began = [run.record.started_at for run in figures_of(second, first).runs]
+    assert began == ["2026-11-01T02:00:00.000Z", LATER["started_at"]]
+
+
 def test_runs_tell_how_they_ended(tmp_path: Path, write_ledger: WriteLedger) -> None:
     """Stopped ones say why; one without an end that nobody writes to was killed."""
     path = write_ledger(tmp_path / "a", {}, state=None)

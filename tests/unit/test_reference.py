@@ -53,6 +53,8 @@ from batchcancel.sandbox.server import _log_line
 from batchcancel.sandbox.wire import WireRequest
 from batchcancel.settings.options import FLAG_ONLY, HINTS, LISTS, Options, Task
 from batchcancel.settings.takes import allowed
+from batchcancel.tasks.reconcile import Mark, Note
+from batchcancel.tasks.reconcile.differences import COLUMNS as DIFFERENCES
 
 if TYPE_CHECKING:
     from tests.conftest import HoldBlock, WriteLedger
@@ -439,6 +441,14 @@ def test_keys_of_plan_are_explained_in_their_order(tmp_path: Path) -> None:
 def test_keys_of_reconcile_are_explained_in_their_order(reconcile_document: dict[str, Any]) -> None:
     """The reference is the interface."""
     assert named(section("json.md", "`reconcile --json`")) == list(keys(reconcile_document))
+
+
+def test_columns_of_the_file_of_differences_are_explained_in_their_order() -> None:
+    """With every mark and every note."""
+    text = section("json.md", "The file of `reconcile --differences`")
+    assert named(text) == list(DIFFERENCES)
+    assert all(f"`{mark}` " in text for mark in Mark)
+    assert all(f"`{note}`" in text for note in Note)
 
 
 def test_keys_of_report_are_explained_in_their_order(report_document: dict[str, Any]) -> None:

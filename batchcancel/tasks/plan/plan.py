@@ -204,6 +204,7 @@ class PlanJob:
             concurrency=options.concurrency,
             matches=bool(options.match),
             takes_plan=self._out is not None,
+            looked_for_s=duration_s,
         )
         return PlanSummary(
             env=self.settings.environment.value,

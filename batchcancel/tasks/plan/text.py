@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -14,8 +15,9 @@ from batchcancel.report.words import aligned, ascii_only, show_duration
 from batchcancel.tasks.plan.survey import Example, PlanSummary
 
 _CURRENCIES_SHOWN: Final = 10
+_WIDTH: Final = 100
 _EXAMPLES_WIDTH: Final = 58
-"""What leaves a line of the table 100 columns wide."""
+"""What leaves a line of the table within ``_WIDTH``."""
 
 
 def plan_json(summary: PlanSummary, *, exit_code: int) -> bytes:
@@ -85,7 +87,9 @@ def _lines(summary: PlanSummary) -> Iterator[str]:
     )
     yield ""
     if summary.estimate_s is not None:
-        yield f"  a run  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
+        over = " over these" if summary.tally.open else ""
+        estimate = f"a run{over}  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
+        yield from textwrap.wrap(estimate, _WIDTH, initial_indent="  ", subsequent_indent=" " * 9)
     if summary.out is not None:
         yield f"  plan   {ascii_only(summary.out)}; 'run --plan' takes what is paid or canceled from it"
 
