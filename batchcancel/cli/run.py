@@ -72,6 +72,8 @@ def run(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: A
         if settings.options.dry_run:
             from batchcancel.cli.look_ahead import look_ahead  # noqa: PLC0415 - few runs are
 
+            if settings.options.report or settings.options.plan:
+                say("Note: a dry run writes no page and takes nothing from a plan.", fg="yellow")
             return look_ahead(settings, out=out, force=force)
         if out is not None or force:
             raise click.UsageError("--out and --force belong to --dry-run: a run writes its ledger.")

@@ -123,7 +123,7 @@ def _say_what_is_planned(job: Job) -> None:
     age = show_duration(max(0.0, age_s))
     if job.takes_from_plan:
         known = count_invoices(job.plan.answers, "paid or canceled ")
-        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it, not asked about again")
+        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it")
         return
     most = show_duration(job.settings.plan_max_age_s)
     why = (

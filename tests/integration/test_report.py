@@ -411,6 +411,22 @@ def test_only_the_outcomes_that_were_asked_for_are_exported(
     assert made.figures.invoices == 3
 
 
+@pytest.mark.parametrize(
+    ("ref", "beginning"), [("FIN-1", b"invoice_id,"), ("für", b"\xef\xbb\xbfinvoice_id,")]
+)
+def test_a_csv_is_marked_where_it_is_more_than_ascii(
+    tmp_path: Path, write_ledger: WriteLedger, ref: str, beginning: bytes
+) -> None:
+    """Excel would guess the encoding; a program would read the mark as a part of the first column's name."""
+    path = write_ledger(tmp_path / "a.jsonl", {"invoice_id": "1"}, ref=ref)
+    (written,) = make_report([path], Outputs(csv=tmp_path / "c.csv")).written
+    content = written.path.read_bytes()
+    assert content.startswith(beginning)
+    assert (written.size_bytes, written.path.stat().st_mode & 0o777) == (len(content), 0o600)
+    assert [row["ref"] for row in rows_of(written.path)] == [ref]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "c.csv"]
+
+
 def test_no_file_is_replaced_that_nobody_gave_up(tmp_path: Path, write_ledger: WriteLedger) -> None:
     """But for an earlier page; with force any but what is read."""
     path = write_ledger(tmp_path / "a.jsonl", {})

@@ -155,6 +155,8 @@ def altered(number: int, old: str, new: str, *, is_sealed: bool = True) -> _Spoi
         pytest.param(altered(1, '"row":1', '"row":9'), "does not have", id="row beyond"),
         pytest.param(altered(1, '"row":1', '"row":-3'), "does not have", id="row before"),
         pytest.param(altered(0, '"v":1', '"v":2'), "newer version", id="newer"),
+        pytest.param(altered(0, BEGAN, "yesterday"), "its first line has no time", id="no beginning's time"),
+        pytest.param(altered(1, BEGAN, "2026-03-01T10:00:00"), "line 2 has no time", id="no row's time"),
     ],
 )
 async def test_what_is_no_whole_plan_is_refused(tmp_path: Path, spoil: _Spoil, why: str) -> None:
