@@ -102,12 +102,12 @@ def test_a_mistyped_column_is_answered_with_the_nearest(
     assert list(tmp_path.glob("*.ledger.jsonl")) == []
 
 
-def test_a_mistyped_variable_is_a_warning_with_the_nearest(run_command: RunCommand, tmp_path: Path) -> None:
-    """The run goes on; where the option is needed, the error tells it."""
+def test_a_mistyped_variable_is_named_with_the_nearest(run_command: RunCommand, tmp_path: Path) -> None:
+    """A slip is refused; where another one's option is needed, the error tells it."""
     (tmp_path / "m.txt").write_text("1\n", encoding="utf-8")
     mistyped = {"BATCHCANCEL_CONCURENCY": "3"}
     ended = run_command("run", "m.txt", "--env", "sandbox", env=mistyped)
-    assert ended.returncode == 0
+    assert ended.returncode == 2
     assert "Did you mean BATCHCANCEL_CONCURRENCY?" in ended.stderr
     refused = run_command("run", "m.txt", env={"BATCHCANCEL_EVN": "sandbox"})
     assert refused.returncode == 2

@@ -314,7 +314,7 @@ def ended(server: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ended:
         "--max-outage",
         "20",
         "--concurrency",
-        "40",
+        "24",
     )
     return run(tmp_path_factory.mktemp("hostile"), server, ids, *flags)
 

@@ -233,7 +233,7 @@ def test_warnings_are_those_of_the_run() -> None:
         "BATCHCANCEL_MERCHANT_ID": "merchant",
         "BATCHCANCEL_KEY_ID": "key",
         "BATCHCANCEL_SHARED_SECRET_FILE": "key",
-        "BATCHCANCEL_RAT": "5",
+        "BATCHCANCEL_EVN": "5",
     }
     assert explain(environ, env="test").warnings == load_settings(["a"], environ=environ, env="test").warnings
     assert len(explain(environ, env="test").warnings) == 3
