@@ -59,15 +59,25 @@ def to_cancel(opened: Opened, options: Options, clock: ServiceClock, *, ledger_b
         clock: The service's clock, as the client reads it.
         ledger_began_at: When the ledger's first run began, by this machine's clock, as the ledger writes it.
     """
-    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
     return Purpose(
         merchants=opened.check.merchants,
         open_of=opened.check.open_of,
         sink=opened.ledger,
-        gates=_gates(options),
+        gates=gates_of(options),
         max_in_doubt=opened.max_in_doubt,
-        ledger_began_at=lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S,
+        ledger_began_at=by_service_clock(ledger_began_at, clock),
     )
+
+
+def by_service_clock(ledger_began_at: str, clock: ServiceClock) -> Callable[[], float]:
+    """Return what tells when a ledger's first run began, on the service's clock, surely not too late.
+
+    Args:
+        ledger_began_at: That time by the clock of the machine that wrote it, as the ledger writes it.
+        clock: The service's clock, as a client of this machine reads it.
+    """
+    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
+    return lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S
 
 
 def to_look(open_of: Mapping[str | None, int], onlooker: Onlooker, *, limit: int | None) -> Purpose:
@@ -150,7 +160,8 @@ def open_pace(
     return Pace(send, slots=slots, quota=quota, max_outage_s=settings.options.max_outage, on_event=on_event)
 
 
-def _gates(options: Options) -> Gates:
+def gates_of(options: Options) -> Gates:
+    """Return what has to hold while invoices are canceled."""
     return Gates(
         limit=options.limit,
         canary=options.canary,
