@@ -8,14 +8,16 @@
     │   ├── ManifestError           a manifest that can't be read, with file and line
     │   ├── LedgerMismatchError     the ledger belongs to another environment or merchant, or is none
     │   ├── ReportError             a page or an export that can't be made or written
-    │   └── GateRefusedError        a check before the first request said no
+    │   ├── GateRefusedError        a check before the first request said no
+    │   └── EngineError             the engine of many hosts can't be used, or has such a job already
     ├── SafetyStopError             stopped while money was being touched; rows stay open
     │   ├── CredentialsRefusedError the service refuses the key
     │   ├── HostUntrustedError      the TLS certificate is untrusted or for another name
     │   ├── OutageTooLongError      no good reply for longer than allowed
     │   ├── ThresholdExceededError  too many errors, or too many invoices of a wrong export
     │   ├── CanaryFailedError       the first few were not as their replies said
-    │   └── ManifestChangedError    the manifest changed between check and run
+    │   ├── ManifestChangedError    the manifest changed between check and run
+    │   └── ClusterError            a worker or the job's engine can't go on
     ├── LedgerInUseError            another run holds the ledger
     ├── LedgerFaultError            the ledger can't be written, or is damaged
     │   ├── LedgerWriteError        disk full, permission, file removed
@@ -62,6 +64,10 @@ class GateRefusedError(UsageError):
     """A check before the first request said no."""
 
 
+class EngineError(UsageError):
+    """Temporal can't be reached or refuses us, or another job has the quota."""
+
+
 class SafetyStopError(BatchCancelError):
     """The run stopped to protect money or rows; what is open stays open and can be run again."""
 
@@ -88,6 +94,10 @@ class CanaryFailedError(SafetyStopError):
 
 class ManifestChangedError(SafetyStopError):
     """The manifest changed between the check and the run."""
+
+
+class ClusterError(SafetyStopError):
+    """A worker can't do what it is given, or the engine has ended the job."""
 
 
 class LedgerInUseError(BatchCancelError):

@@ -14,11 +14,22 @@ import click
 _COMMANDS: Final = {
     "plan": "Look before: say what a run would do, and change nothing.",
     "run": "Cancel the invoices of a manifest and write what became of each.",
+    "submit": "Do what run does, with the work done by workers on any number of hosts.",
+    "worker": "Work on what submit hands out, until told to go.",
+    "status": "Say how far the jobs of submit are.",
+    "pause": "Let no new cancelation of such a job leave for now.",
+    "resume": "Let it go on.",
+    "set-rate": "Set how many requests a second it may send.",
+    "cancel": "End it.",
     "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
     "verify": "Check a ledger from its file alone; salvage a damaged one.",
     "doctor": "Look at everything that a run needs, and say what to mend.",
     "sandbox": "Serve a simulator of the invoicing API on loopback.",
 }
+
+
+_HOMES: Final = dict.fromkeys(("status", "pause", "resume", "set-rate", "cancel"), "control")
+"""Where commands are that share a module; each other one has a module of its own name."""
 
 
 class _LazyGroup(click.Group):
@@ -30,7 +41,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"batchcancel.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(
+            import_module(f"batchcancel.cli.{_HOMES.get(cmd_name, cmd_name)}"), cmd_name.replace("-", "_")
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's

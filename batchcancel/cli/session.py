@@ -6,9 +6,11 @@ import asyncio
 import shlex
 import sys
 import time
-from contextlib import closing
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import click
 
@@ -21,6 +23,7 @@ from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
+from batchcancel.job.workforce import Work, Workforce
 from batchcancel.model import RunState, RunSummary
 from batchcancel.observe import Broadcast
 from batchcancel.observe.progress import show_progress
@@ -29,20 +32,45 @@ from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
 
 
-def run_job(settings: Settings) -> int:
+class Elsewhere(Protocol):
+    """Where the work of a job is done, if not in this process; ``cluster.submission.Submission`` is one."""
+
+    async def ensure_free(self, job: Job) -> None:
+        """Raise if no job may begin there now."""
+        ...
+
+    def open_workforce(self, work: Work) -> AbstractAsyncContextManager[Workforce]:
+        """Get the workforce ready: an ``OpenWorkforce``."""
+        ...
+
+
+def run_job(settings: Settings, *, open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None = None) -> int:
     """Run a job to its end, show it to a person, and return the exit code.
+
+    Args:
+        settings: What to do.
+        open_elsewhere: Reaches where the work is done; None for this process.
 
     Raises:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
-    return run_in_loop(partial(_run_job, settings, _checked_page(settings)))
+    return run_in_loop(partial(_run_job, settings, open_elsewhere, _checked_page(settings)))
 
 
-async def _run_job(settings: Settings, page: Path | None, before_run: list[int]) -> int:
+async def _run_job(
+    settings: Settings,
+    open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None,
+    page: Path | None,
+    before_run: list[int],
+) -> int:
     with signals_cancel(before_run), closing(open_log_of(settings)) as log:
         watchers = Broadcast(log)
-        async with Job(settings, on_event=watchers) as job:
+        elsewhere = None if open_elsewhere is None else await open_elsewhere()
+        open_workforce = None if elsewhere is None else elsewhere.open_workforce
+        async with Job(settings, on_event=watchers, open_workforce=open_workforce) as job:
+            if elsewhere is not None:
+                await elsewhere.ensure_free(job)
             if job.has_rows:
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
                 say(f"  ledger    {settings.ledger}")

@@ -127,6 +127,11 @@ class Job:
         return 0 if tail is None else tail.size_bytes
 
     @property
+    def last_run_id(self) -> str | None:
+        """The run that began last in the ledger before this one; None if there is none."""
+        return self._opened.ledger.history.last_run_id
+
+    @property
     def has_rows(self) -> bool:
         """Whether the manifests have any data row; without one, a run does nothing at all."""
         return self.check.rows > 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
-from batchcancel.api import Client, ServiceClock, Signer
+from batchcancel.api import ServiceClock, Signer
 from batchcancel.gates import Gates
 from batchcancel.job.keys import Keys
 from batchcancel.job.opening import Opened
@@ -30,6 +30,21 @@ from batchcancel.settings import Mle, Options, Settings
 
 _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
+
+
+class Sender(Protocol):
+    """What requests are sent through: ``api.Client``, or what stands before it."""
+
+    async def send(
+        self,
+        kind: RequestKind,
+        subject: Subject,
+        *,
+        signer: Signer,
+        before_repeat: Callable[[], Awaitable[None]],
+    ) -> Reply:
+        """Send one request; see ``Client.send``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +109,7 @@ def to_look(open_of: Mapping[str | None, int], onlooker: Onlooker, *, limit: int
 
 
 def build_fleet(
-    settings: Settings, purpose: Purpose, client: Client, keys: Keys, *, on_event: Callable[[Event], None]
+    settings: Settings, purpose: Purpose, client: Sender, keys: Keys, *, on_event: Callable[[Event], None]
 ) -> Fleet:
     """Put a fleet's parts together; nothing is sent. Needs a running event loop.
 
@@ -145,7 +160,7 @@ def build_fleet(
 
 def open_pace(
     settings: Settings,
-    client: Client,
+    client: Sender,
     signer: Signer,
     slots: asyncio.Semaphore,
     quota: Quota,

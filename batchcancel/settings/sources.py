@@ -16,6 +16,8 @@ from batchcancel.settings.secret_files import check_mode
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
 CONFIG_NAME: Final = "batchcancel.toml"
+_OF_THE_ENGINE: Final = "temporal_"
+"""How variables go on that say where the engine of many hosts is: commands that need it read them."""
 
 
 class Gathering:
@@ -57,7 +59,8 @@ class Gathering:
         """Take over the variables ``BATCHCANCEL_...`` that are not empty."""
         for variable, value in environ.items():
             name = variable.removeprefix(ENV_PREFIX).lower()
-            if not variable.startswith(ENV_PREFIX) or not value or name in {"config", "profile"}:
+            is_of_others = name in {"config", "profile"} or name.startswith(_OF_THE_ENGINE)
+            if not variable.startswith(ENV_PREFIX) or not value or is_of_others:
                 continue
             if name in FLAG_ONLY:
                 raise SettingsError(f"{variable} is not accepted: say --{name} on the command line.")
