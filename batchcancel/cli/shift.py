@@ -26,12 +26,13 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
         UsageError: The keys or Temporal can't be used.
     """
     with signals_cancel(before_run), closing(open_log_of(settings)) as log:
-        shards = ShardWorker(settings, await connect(options), on_event=log)
+        shards = ShardWorker(settings, on_event=log)
+        engine = await connect(options)
         queue = shard_queue_of(shards.account, options)
         leave = _Leave(shards)
         with signals_stop(leave) as received:
             say(f"batchcancel worker: up to {slots} shards of {queue}, from Temporal at {options.address}")
-            await shards.run(queue, slots=slots, leaving=leave.asked)
+            await shards.run(engine, queue, slots=slots, leaving=leave.asked)
     return exit_codes.of_signal(received[0])
 
 

@@ -34,10 +34,13 @@ from batchcancel.settings import Settings
 
 _HAND_OVER_S: Final = DRAIN_S + 4.0
 """How long a worker that goes may take to hand in what its shards have."""
-_HEARTBEAT_CALL_S: Final = 2.0
+_HEARTBEAT_CALL_S: Final = 1.5
+_AGAIN_S: Final = 0.2
 _LATE_FOR_S: Final = 600.0
 """How long a worker that was cut off tries to hand in what it had; its rest is long done by then."""
-_LATE_EVERY_S: Final = 0.5
+_LATE_EVERY_S: Final = 0.2
+_LATE_CALL_S: Final = 1.0
+"""The workflow does not wait long; left alone, the SDK's own back-off may sleep for longer than that."""
 _SDK_HEARTBEAT_S: Final = 3.0
 """How often the SDK passes heartbeats on besides; by itself it would wait for half a minute or more."""
 _MOST_CONNECTIONS: Final = 500
@@ -47,24 +50,23 @@ class ShardWorker:
     """Work on the shards of one account, with the worker's own credentials."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, *, on_event: Callable[[Event], None] = lambda _event: None
+        self, settings: Settings, *, on_event: Callable[[Event], None] = lambda _event: None
     ) -> None:
         """Read the keys; nothing is opened.
 
         Args:
             settings: Where to call and as whom.
-            engine: A connection to Temporal.
             on_event: Told of everything that happens to requests; must not block.
 
         Raises:
             SettingsError: A file of keys can't be used, or the simulator in this process would be called.
         """
         self._settings = settings
-        self._engine = engine
         self._on_event = on_event
         self._keys = load_keys(settings)
         self.account: Final[Account] = account_of(settings, merchant_id=self._keys.identity.merchant_id)
         self._clock = ServiceClock(time)
+        self._engine: Engine
         self._name = f"{platform.node()}, process {os.getpid()}"
         self._resources = AsyncExitStack()
         self._clients: dict[float, Client] = {}
@@ -73,14 +75,16 @@ class ShardWorker:
         self._late: set[asyncio.Task[None]] = set()
         """What is still to be handed in of shards that were given up."""
 
-    async def run(self, queue: str, *, slots: int, leaving: asyncio.Event) -> None:
+    async def run(self, engine: Engine, queue: str, *, slots: int, leaving: asyncio.Event) -> None:
         """Work on shards until told to go, then hand in what there is.
 
         Args:
+            engine: A connection to Temporal.
             queue: The account's.
             slots: Shards at a time, at most.
             leaving: Set once no new shard is to be taken.
         """
+        self._engine = engine
         async with self._resources:
             async with self._worker(queue, slots):
                 await leaving.wait()
@@ -127,8 +131,7 @@ class ShardWorker:
         beats = _Heartbeats(handle, run, lease, loop.time)
         self._at_work.add(run)
         try:
-            async with beats.going_on():
-                report = await _to_its_end(run)
+            report = await _to_its_end(run, beats)
         except Exception as exc:  # noqa: BLE001 - it goes on as what Temporal may keep of it
             raise _told(exc, run) from None
         finally:
@@ -147,7 +150,9 @@ class ShardWorker:
             give_up_at = asyncio.get_running_loop().time() + _LATE_FOR_S
             while asyncio.get_running_loop().time() < give_up_at:
                 try:
-                    await job.signal(AccountRun.hand_in, args=[number, report])
+                    await job.signal(
+                        AccountRun.hand_in, args=[number, report], rpc_timeout=timedelta(seconds=_LATE_CALL_S)
+                    )
                 except RPCError as exc:
                     if exc.status is RPCStatusCode.NOT_FOUND:
                         return
@@ -188,9 +193,16 @@ class ShardWorker:
             )
 
 
-async def _to_its_end(run: ShardRun) -> ShardReport:
+async def _to_its_end(run: ShardRun, beats: _Heartbeats) -> ShardReport:
     """Run a shard to its end; a cancellation is a reason to stop and to report, none to throw away."""
-    running = asyncio.create_task(run.run())
+
+    async def run_it() -> ShardReport:
+        async with beats.going_on():
+            report = await run.run()
+            await beats.confirm()
+            return report
+
+    running = asyncio.create_task(run_it())
     while True:
         try:
             return await asyncio.shield(running)
@@ -235,12 +247,21 @@ class _Heartbeats:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def confirm(self) -> None:
+        """Return once Temporal has all answers, or the lease is over.
+
+        The report itself may not arrive: then this heartbeat tells what was done.
+        """
+        while self._lease.holds and not await self._send():  # noqa: ASYNC110 - Temporal is asked
+            await asyncio.sleep(_AGAIN_S)
+
     async def _keep_sending(self) -> None:
         while self._lease.holds:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
             await self._send()
 
-    async def _send(self) -> None:
+    async def _send(self) -> bool:
+        """Send a heartbeat; return whether it arrived."""
         sent_at = self._clock()
         answers = self._run.answers()
         activity.heartbeat(answers)
@@ -251,8 +272,9 @@ class _Heartbeats:
         except RPCError as exc:
             if exc.status is RPCStatusCode.NOT_FOUND:
                 self._lease.end()
-            return
+            return False
         self._lease.renew(sent_at)
+        return True
 
     async def _stop_when_over(self) -> None:
         while left_s := self._lease.left_s:  # noqa: ASYNC110 - a clock ends it, not an event
