@@ -29,7 +29,7 @@ _NOT_HERE: Final = frozenset({"dry_run", "merchant_column", "rate_per_merchant"}
 @click.option(
     "--shard-rows",
     type=click.IntRange(1, 1000),
-    default=500,
+    default=1000,
     show_default=True,
     metavar="N",
     help="most invoices of one shard",

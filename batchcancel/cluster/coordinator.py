@@ -46,7 +46,7 @@ from batchcancel.pipeline.pipeline import cause_of, precedence
 from batchcancel.pipeline.unasked import unasked
 from batchcancel.retry import Case, LeftOpen, Settled
 
-_LEAST_ROWS: Final = 50
+_LEAST_ROWS: Final = 100
 """Invoices of a shard that is slow, or near the end of a job."""
 _LASTS_S: Final = 15.0
 """How long a shard takes at most at the rate of its share, if one request an invoice is enough."""
@@ -246,7 +246,7 @@ class Coordinator:
     # --- shards out -------------------------------------------------------------------------------
 
     async def next_shards(self, request: ShardRequest) -> Issue:
-        """Give out the next shards, as many as there may be out at the same time.
+        """Give out the next shards: those that may be worked on at the same time, and those that lie ready.
 
         Asked again with the same offset, it gives the same: the answer may have been lost. While invoices
         are tried that ``--canary`` asks for it may give none, which is no end.
@@ -257,7 +257,8 @@ class Coordinator:
             given = [out.shard for number, out in sorted(self._out.items()) if number >= request.offset]
             if request.offset < self._next_number:
                 return self._issue(given)
-            while len(self._out) < self._shares.window and not self.stopping.is_set():
+            # As many again lie ready, so that no worker waits for the coordinator between two shards.
+            while len(self._out) < 2 * self._shares.window and not self.stopping.is_set():
                 shard = await self._next_shard()
                 if shard is None:
                     break
@@ -311,7 +312,7 @@ class Coordinator:
         """
         left = self._work.opened.check.open - self._counts.results.total()
         left -= sum(len(out.invoices) for out in self._out.values())
-        sizes = [self._shard_rows, max(_LEAST_ROWS, left // (2 * self._shares.window))]
+        sizes = [self._shard_rows, max(_LEAST_ROWS, left // self._shares.window)]
         if share.rate is not None:
             sizes.append(max(_LEAST_ROWS, int(share.rate * _LASTS_S)))
         return min(sizes)

@@ -108,7 +108,7 @@ class Issue(Struct, frozen=True, kw_only=True):
     is_end: bool
     """Whether there will be no more, unless one that is out leaves something."""
     window: int
-    """How many may be out at the same time."""
+    """How many may be worked on at the same time. As many again lie ready, if there are so many."""
     score: Score
 
 
@@ -139,6 +139,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     """``running``, ``paused`` or ``ending``."""
     score: Score
     shards_out: int
+    """At work, ready to be worked on, or with their answers on the way back."""
     window: int
     rate: float | None
     """Requests a second that somebody set; None for what the job began with."""

@@ -7,9 +7,11 @@ module is imported again in Temporal's sandbox, and whatever it does is done aga
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -68,7 +70,9 @@ class AccountRun:
         self._window = 1
         self._score = task.score
         self._shards: dict[int, Shard] = {}
-        """Those that are out: with a worker, on their way to one, or with their answers on the way back."""
+        """Those that are out: with a worker, ready for one, or with their answers on the way back."""
+        self._ready: deque[Shard] = deque()
+        """Those that no worker has yet."""
         self._at_work: dict[int, workflow.ActivityHandle[ShardReport]] = {}
         self._handed_in: dict[int, ShardReport] = {}
         """What came from workers that had been given up."""
@@ -158,7 +162,7 @@ class AccountRun:
     @property
     def _wants_more(self) -> bool:
         is_there_more = not self._is_at_end and not self._has_to_wait
-        return is_there_more and not self._gives_none and len(self._shards) < self._window
+        return is_there_more and not self._gives_none and len(self._ready) < (self._window + 1) // 2
 
     @property
     def _is_through(self) -> bool:
@@ -166,9 +170,10 @@ class AccountRun:
 
     async def _fetch(self) -> None:
         """Ask the coordinator for the next shards, and send each on its way."""
+        asked_with = self._rate
         issue = await workflow.execute_activity(
             "next_shards",
-            ShardRequest(offset=self._offset, rate=self._rate),
+            ShardRequest(offset=self._offset, rate=asked_with),
             result_type=Issue,
             start_to_close_timeout=_OWN_CALL,
             retry_policy=_RETRY,
@@ -176,20 +181,52 @@ class AccountRun:
         self._score = issue.score
         self._window = issue.window
         self._is_at_end = issue.is_end
-        self._has_to_wait = not issue.is_end and len(self._shards) + len(issue.shards) < issue.window
         for shard in issue.shards:
             self._shards[shard.number] = shard
             self._offset = shard.number + 1
-            carrier = asyncio.create_task(self._carry(shard))
-            self._carriers.add(carrier)
-            carrier.add_done_callback(self._carriers.discard)
+        self._ready.extend(issue.shards)
+        self._has_to_wait = not issue.shards
+        if self._gives_none or self._rate != asked_with:
+            self._give_back()
+        self._set_to_work()
         if self._has_to_wait and not self._shards:
             await workflow.sleep(1)
             self._has_to_wait = False
 
+    def _set_to_work(self) -> None:
+        """Send shards that are ready to workers, as many as may be worked on."""
+        while self._ready and len(self._at_work) < self._window:
+            shard = self._ready.popleft()
+            self._at_work[shard.number] = workflow.start_activity(
+                "run_shard",
+                shard,
+                result_type=ShardReport,
+                task_queue=self._task.shard_queue,
+                start_to_close_timeout=_SHARD,
+                heartbeat_timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_S),
+                retry_policy=_ONCE,
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+            self._spawn(self._carry(shard))
+
+    def _give_back(self) -> None:
+        """Let the coordinator hand out again what no worker has yet: with another share, or never."""
+        while self._ready:
+            self._spawn(self._settle(self._ready.popleft(), ShardReport()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        carrier = asyncio.create_task(work)
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+
     async def _carry(self, shard: Shard) -> None:
-        """Bring a shard to a worker and its answers to the coordinator."""
-        report = ShardReport() if self._gives_none else await self._have_done(shard)
+        """Bring a shard's answers from its worker to the coordinator."""
+        report = await self._await_report(shard)
+        self._set_to_work()
+        await self._settle(shard, report)
+
+    async def _settle(self, shard: Shard, report: ShardReport) -> None:
+        """Bring what there is of a shard to the coordinator."""
         receipt = await workflow.execute_activity(
             "commit_part",
             args=[shard.number, report],
@@ -208,21 +245,10 @@ class AccountRun:
             self._recall()
         self._renew_in_time()
 
-    async def _have_done(self, shard: Shard) -> ShardReport:
-        """Have a worker work on a shard; whatever becomes of the worker, return what is known of it."""
-        handle = workflow.start_activity(
-            "run_shard",
-            shard,
-            result_type=ShardReport,
-            task_queue=self._task.shard_queue,
-            start_to_close_timeout=_SHARD,
-            heartbeat_timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_S),
-            retry_policy=_ONCE,
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
-        self._at_work[shard.number] = handle
+    async def _await_report(self, shard: Shard) -> ShardReport:
+        """Wait for the worker of a shard; whatever becomes of it, return what is known of the shard."""
         try:
-            report: ShardReport = await handle
+            report: ShardReport = await self._at_work[shard.number]
         except ActivityError as exc:
             report = _report_of(exc)
             if isinstance(exc.cause, ActivityTimeoutError):
@@ -239,6 +265,7 @@ class AccountRun:
         """Have every worker hand in what it has; what it has not, is handed out again."""
         for handle in self._at_work.values():
             handle.cancel()
+        self._give_back()
 
     def _renew_in_time(self) -> None:
         info = workflow.info()

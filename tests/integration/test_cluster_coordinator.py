@@ -183,15 +183,15 @@ async def test_shards_are_given_again_to_who_asks_again(bench: Bench) -> None:
     async def drive(coordinator: Coordinator) -> None:
         seen.append(await coordinator.next_shards(ShardRequest(offset=0)))
         seen.append(await coordinator.next_shards(ShardRequest(offset=0)))
-        for shard in seen[0].shards:
+        for shard in seen[0].shards[:2]:
             await coordinator.commit_part(shard.number, all_canceled(shard))
-        seen.append(await coordinator.next_shards(ShardRequest(offset=2)))
+        seen.append(await coordinator.next_shards(ShardRequest(offset=4)))
         coordinator.stop("enough")
 
     _, summary = await bench.run(drive)
-    assert [shard.number for shard in seen[0].shards] == [0, 1]
+    assert [shard.number for shard in seen[0].shards] == [0, 1, 2, 3], "a window, and one that lies ready"
     assert seen[0].shards == seen[1].shards
-    assert [shard.number for shard in seen[2].shards] == [2, 3]
+    assert [shard.number for shard in seen[2].shards] == [4, 5]
     assert summary.tally.open == 40
     assert summary.tally.is_conserved
 
@@ -201,7 +201,7 @@ async def test_a_report_that_is_brought_again_writes_nothing(bench: Bench) -> No
     bench.write(*ids(10))
 
     async def drive(coordinator: Coordinator) -> None:
-        (shard,) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
         done = all_canceled(shard)
         await asyncio.gather(*(coordinator.commit_part(shard.number, done) for _ in range(3)))
         assert bench.results() == dict.fromkeys(ids(10), 1), "durable before it is acknowledged"
@@ -236,10 +236,10 @@ async def test_what_may_have_been_acted_on_is_written_as_unknown_at_a_stop(bench
     bench.write(*ids(10))
 
     async def drive(coordinator: Coordinator) -> None:
-        (shard,) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
         first, second, third, *_ = unpack_asks(shard.rows)
         await coordinator.commit_part(0, report([answer(first), answer(second, Reason.UNKNOWN)]))
-        (shard,) = (await coordinator.next_shards(ShardRequest(offset=1))).shards
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=1))).shards
         coordinator.stop("SIGTERM")
         receipt = await coordinator.commit_part(1, report([answer(third, Reason.UNKNOWN)]))
         assert receipt.is_over
@@ -290,7 +290,7 @@ async def test_canaries_have_a_shard_of_their_own_and_come_first(bench: Bench) -
 
     await bench.run(drive, canary=3)
     assert [(shard.count, shard.is_canary) for shard in first[0].shards] == [(3, True)]
-    assert [(shard.count, shard.is_canary) for shard in first[1].shards] == [(10, False)] * 2
+    assert [(shard.count, shard.is_canary) for shard in first[1].shards] == [(10, False)] * 4
 
 
 async def test_a_canary_that_is_not_confirmed_stops_the_job(bench: Bench) -> None:
@@ -310,7 +310,7 @@ async def test_thresholds_are_the_job_s(bench: Bench) -> None:
     _, summary = await bench.run(hosts.drive, max_errors=25)
     assert summary.state is RunState.STOPPED
     assert "--max-errors" in str(summary.why)
-    assert hosts.asked.total() <= 40, "two shards were out with ten each when the third one broke it"
+    assert hosts.asked.total() <= 40, "ten at a time: the third shard broke it, and no new one was given out"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ async def test_a_worker_s_stop_stops_the_job(bench: Bench, kind: str, error: typ
     met: list[Exception] = []
 
     async def drive(coordinator: Coordinator) -> None:
-        (shard, _) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
         (first, *_) = unpack_asks(shard.rows)
         stop = Stop(kind=kind, why="No.")
         receipt = await coordinator.commit_part(0, report([answer(first)], stop=stop, worker="h, process 1"))
@@ -348,7 +348,7 @@ async def test_a_ledger_that_fails_ends_the_job_without_an_answer(bench: Bench) 
         raise OSError(28, "No space left on device")
 
     async def drive(coordinator: Coordinator) -> None:
-        (shard,) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
         coordinator._ledger._file._disk = Disk(sync=full)
         with pytest.raises(LedgerWriteError):
             await coordinator.commit_part(0, all_canceled(shard))
