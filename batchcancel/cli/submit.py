@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -34,8 +36,20 @@ _NOT_HERE: Final = frozenset({"dry_run", "merchant_column", "rate_per_merchant"}
     metavar="N",
     help="most invoices of one shard",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="leave the job to a process of its own on this host; 'batchcancel status' shows how far it is",
+)
 @add_flags([flag for flag in FLAGS if flag not in _NOT_HERE])
-def submit(manifests: tuple[str, ...], window: int, shard_rows: int, **flags: Any) -> int:  # noqa: ANN401 - checked by settings
+def submit(
+    manifests: tuple[str, ...],
+    window: int,
+    shard_rows: int,
+    *,
+    detach: bool,
+    **flags: Any,  # noqa: ANN401 - checked by settings
+) -> int:
     """Cancel the invoices that MANIFEST names, with the work done by 'batchcancel worker' on any host.
 
     This process holds the ledger, hands out shards of invoices through Temporal, and writes what the workers
@@ -57,6 +71,13 @@ def submit(manifests: tuple[str, ...], window: int, shard_rows: int, **flags: An
         )
     for warning in settings.warnings:
         say(f"Warning: {warning}", fg="yellow")
+
+    if detach:
+        from batchcancel.cli.detached import detach as leave_behind  # noqa: PLC0415 - few jobs are
+        from batchcancel.cli.loop import run_in_loop  # noqa: PLC0415 - likewise
+
+        arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+        return run_in_loop(partial(leave_behind, settings, options, arguments))
 
     async def open_elsewhere() -> Elsewhere:
         return Submission(await connect(options), options, window=window, shard_rows=shard_rows)

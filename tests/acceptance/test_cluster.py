@@ -477,6 +477,24 @@ def test_job_is_watched_paused_and_ended_by_others(server: Server, start_hosts: 
     assert posts.total() == len(posts), "nothing was asked twice"
 
 
+def test_detached_job_goes_on_by_itself(server: Server, start_hosts: StartHosts) -> None:
+    """The command returns once the job is there; its end stands in its summary and its ledger."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = write_manifest(hosts, 300)
+    hosts.worker()
+    (name,) = hosts.end(hosts.submit("--rate", "100", "--detach")).split()
+    assert [one["ledger"] for one in jobs(hosts, name)] == [str(hosts.folder / "ledger.jsonl")]
+    followed = hosts.end(hosts.start("status", "--follow", name))
+    assert followed.startswith(f"{name}: running")
+    summary = hosts.folder / "ledger.jsonl.submit.out"
+    wait_until(lambda: "Complete" in summary.read_text(encoding="utf-8"))
+    assert check_truth(hosts, ids) == 0
+    refused = hosts.start(
+        "submit", "--detach", "--ledger", "ledger.jsonl", "-", "--format", "txt", *hosts.simulator.flags
+    )
+    hosts.end(refused, 2)
+
+
 def jobs(hosts: Hosts, name: str | None = None) -> list[dict[str, Any]]:
     """Ask how jobs are."""
     written = hosts.end(hosts.start("status", "--json", *([] if name is None else [name])))

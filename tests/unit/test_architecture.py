@@ -74,6 +74,7 @@ OF_EXTRA: Final = {
     "report": ("report.charts", "report.page", "report.xlsx"),
     "cluster": (
         "cli.asking",
+        "cli.detached",
         "cli.shift",
         *(
             f"cluster.{name}"
