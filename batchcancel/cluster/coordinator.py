@@ -135,6 +135,7 @@ class Coordinator:
         self._began_at = monotonic()
         self._rows: AsyncIterator[ManifestRow] | None = None
         self._issuing = asyncio.Lock()
+        self._gathering: set[asyncio.Task[Issue]] = set()
         self._next_number = 0
         self._out: dict[int, _Out] = {}
         self._again: deque[_Open] = deque()
@@ -180,6 +181,7 @@ class Coordinator:
         """
         self._rows = rows
         await self._drive(self)
+        await asyncio.gather(*self._gathering, return_exceptions=True)
         if not any(isinstance(failure, LedgerFaultError) for failure in self._failures):
             await self._write_what_is_unknown()
         if self._failures:
@@ -250,7 +252,15 @@ class Coordinator:
 
         Asked again with the same offset, it gives the same: the answer may have been lost. While invoices
         are tried that ``--canary`` asks for it may give none, which is no end.
+
+        If cancelled, the shards are gathered all the same, for whoever asks again.
         """
+        task = asyncio.create_task(self._give_out(request))
+        self._gathering.add(task)
+        task.add_done_callback(self._gathering.discard)
+        return await asyncio.shield(task)
+
+    async def _give_out(self, request: ShardRequest) -> Issue:
         async with self._issuing:
             if request.rate is not None and request.rate != self._shares.rate:
                 self._shares.set_rate(request.rate)

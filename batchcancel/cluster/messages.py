@@ -6,6 +6,8 @@ unknown ones are ignored.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 
@@ -35,8 +37,14 @@ class Conditions(Struct, frozen=True, kw_only=True):
     """When the ledger's first run began, as the ledger writes it."""
 
 
+PROTOCOL: Final = 1
+"""Rises when a field of a shard changes what it means, so that an older worker would do something else."""
+
+
 class Shard(Struct, frozen=True, kw_only=True):
     """So many invoices to bring to their ends, and with what share of the quota."""
+
+    protocol: int = PROTOCOL
 
     number: int
     """From 0 in each job; invoices that a shard left are handed out again in one with a new number."""

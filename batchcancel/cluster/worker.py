@@ -8,6 +8,7 @@ import platform
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from importlib.metadata import version
 from time import time
 from typing import Final
 
@@ -22,7 +23,7 @@ from temporalio.worker import Worker
 from batchcancel.api import Client, ServiceClock
 from batchcancel.cluster.connection import account_of
 from batchcancel.cluster.lease import HEARTBEAT_EVERY_S, Lease
-from batchcancel.cluster.messages import Account, Shard, ShardReport
+from batchcancel.cluster.messages import PROTOCOL, Account, Shard, ShardReport
 from batchcancel.cluster.shard import ShardRun
 from batchcancel.cluster.workflow import CUT_OFF, AccountRun
 from batchcancel.errors import BatchCancelError
@@ -114,7 +115,7 @@ class ShardWorker:
     @activity.defn
     async def run_shard(self, shard: Shard) -> ShardReport:
         """Bring the invoices of a shard to their ends, or to where somebody stops it."""
-        self._check_account(shard.account)
+        self._check_shard(shard)
         loop = asyncio.get_running_loop()
         lease = Lease(loop.time)
         run = ShardRun(
@@ -178,12 +179,20 @@ class ShardWorker:
             await self._resources.enter_async_context(client)
         return self._clients[timeout_s]
 
-    def _check_account(self, wanted: Account) -> None:
-        """Refuse the invoices of anyone else: their ids would mean something else here.
+    def _check_shard(self, shard: Shard) -> None:
+        """Refuse what this worker does not understand, and the invoices of anyone else.
 
         Raises:
-            ApplicationError: They are another account's.
+            ApplicationError: A newer version made the shard, or it is another account's.
         """
+        if shard.protocol > PROTOCOL:
+            raise ApplicationError(
+                f"This worker ({self._name}) has batchcancel {version('batchcancel')}, which is older than "
+                "that of the job. Update it.",
+                type="ClusterError",
+                non_retryable=True,
+            )
+        wanted = shard.account
         if wanted != self.account:
             raise ApplicationError(
                 f"This worker ({self._name}) works for {self.account}, and the shard is for {wanted}. Let "

@@ -196,6 +196,25 @@ async def test_shards_are_given_again_to_who_asks_again(bench: Bench) -> None:
     assert summary.tally.is_conserved
 
 
+async def test_a_request_that_is_given_up_loses_no_invoice(bench: Bench) -> None:
+    """A long manifest may take longer than the engine waits for an answer: it asks again."""
+    bench.write(*ids(30))
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        for turns in range(20):
+            asking = asyncio.create_task(coordinator.next_shards(ShardRequest(offset=0)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive)
+    assert summary.tally.results == {Reason.CANCELED: 30}
+    assert hosts.asked == dict.fromkeys(ids(30), 1)
+
+
 async def test_a_report_that_is_brought_again_writes_nothing(bench: Bench) -> None:
     """At the same time, or later."""
     bench.write(*ids(10))
