@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from temporalio.client import Client as Engine
@@ -24,6 +24,7 @@ from batchcancel.cluster.connection import (
     unreachable,
     workflow_id_of,
 )
+from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
 from batchcancel.cluster.messages import Account, Memo, Progress
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError
@@ -91,6 +92,24 @@ async def find_job(engine: Engine, account: Account) -> RunningJob | None:
             return None
         raise
     return await _running(found, handle)
+
+
+async def seconds_of_leases(engine: Engine, account: Account) -> float:
+    """Return how long workers of a job that was cut short may still be at work: they may not know it yet.
+
+    Raises:
+        RPCError: Temporal can't be asked.
+    """
+    try:
+        found = await engine.get_workflow_handle(workflow_id_of(account)).describe()
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            return 0.0
+        raise
+    if found.close_time is None or found.status is WorkflowExecutionStatus.COMPLETED:
+        return 0.0
+    ago_s = (datetime.now(UTC) - found.close_time).total_seconds()
+    return min(max(HEARTBEAT_TIMEOUT_S - ago_s, 0.0), HEARTBEAT_TIMEOUT_S)
 
 
 async def find_jobs(engine: Engine) -> list[RunningJob]:

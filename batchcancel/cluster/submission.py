@@ -26,10 +26,9 @@ from batchcancel.cluster.connection import (
     workflow_id_of,
 )
 from batchcancel.cluster.coordinator import Coordinator
-from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
 from batchcancel.cluster.messages import Account, Issue, Memo, Receipt, ShardReport, ShardRequest, Task
 from batchcancel.cluster.packing import unpack_asks
-from batchcancel.cluster.running import MEMO, RunningJob, find_job
+from batchcancel.cluster.running import MEMO, RunningJob, find_job, seconds_of_leases
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.job import Job
@@ -210,6 +209,7 @@ class Submission:
         """
         running = await self._persistently(coordinator, lambda: find_job(self._engine, self._account))
         if running is None:
+            await self._outwait_leases(coordinator)
             return
         if running.memo.run_id != self._work.opened.ledger.history.last_run_id:
             raise ClusterError(_in_use(running))
@@ -219,7 +219,12 @@ class Submission:
         await self._persistently(
             coordinator, lambda: running.handle.terminate("another coordinator has come in its place")
         )
-        await asyncio.sleep(HEARTBEAT_TIMEOUT_S)
+        await self._outwait_leases(coordinator)
+
+    async def _outwait_leases(self, coordinator: Coordinator) -> None:
+        """Return once no worker is at work any more for a job that was cut short."""
+        left_s = await self._persistently(coordinator, lambda: seconds_of_leases(self._engine, self._account))
+        await _sleep_until(coordinator.aborting, left_s or 0.0)
 
     async def _take_in(self, running: RunningJob, coordinator: Coordinator) -> bool:
         """Stand in for an earlier coordinator until its shards have handed in what they have.

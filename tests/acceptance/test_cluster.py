@@ -370,6 +370,25 @@ def test_a_limit_of_the_service_is_kept_by_all_shards(server: Server, start_host
     check_truth(hosts, ids)
 
 
+def test_job_that_is_ended_in_temporal_stops_and_goes_on(server: Server, start_hosts: StartHosts) -> None:
+    """Somebody terminates its workflow: exit 4 with a sentence, and the next one waits for its workers."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = write_manifest(hosts, 400)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 100)
+    (name,) = [one["job"] for one in jobs(hosts) if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
+    where = ["--address", server.address, "--workflow-id", f"batchcancel/{name}"]
+    subprocess.run([_SERVER, "workflow", "terminate", *where], check=True, capture_output=True)
+    ended_at = time.time()
+    hosts.end(submit, 4)
+    assert b"ended in Temporal" in hosts.said(submit)
+    hosts.end(hosts.submit("--rate", "400"))
+    check_truth(hosts, ids)
+    quiet = [request["at"] - ended_at for request in hosts.simulator.requests()]
+    assert not [after_s for after_s in quiet if _LEASE_S < after_s < _LEASE_S + 0.9]
+
+
 def test_killed_server_loses_nothing_and_repeats_nothing(
     server_that_keeps: Server, start_hosts: StartHosts
 ) -> None:
