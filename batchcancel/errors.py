@@ -8,12 +8,14 @@
     │   ├── ManifestError           a manifest that can't be read, with file and line
     │   ├── LedgerMismatchError     the ledger belongs to another environment or merchant, or is none
     │   ├── ReportError             a page or an export that can't be made or written
+    │   ├── ListRefusedError        the service does not list what it was asked for
     │   ├── GateRefusedError        a check before the first request said no
     │   └── EngineError             the engine of many hosts can't be used, or has such a job already
     ├── SafetyStopError             stopped while money was being touched; rows stay open
     │   ├── CredentialsRefusedError the service refuses the key
     │   ├── HostUntrustedError      the TLS certificate is untrusted or for another name
     │   ├── OutageTooLongError      no good reply for longer than allowed
+    │   ├── ListUnreadableError     no page of the list comes, though the service is there
     │   ├── ThresholdExceededError  too many errors, or too many invoices of a wrong export
     │   ├── CanaryFailedError       the first few were not as their replies said
     │   ├── ManifestChangedError    the manifest changed between check and run
@@ -60,6 +62,10 @@ class ReportError(UsageError):
     """A page or an export can't be made or written; the ledger and what was there before are as they were."""
 
 
+class ListRefusedError(UsageError):
+    """The service does not list what it was asked for; nothing was changed or written."""
+
+
 class GateRefusedError(UsageError):
     """A check before the first request said no."""
 
@@ -82,6 +88,10 @@ class HostUntrustedError(SafetyStopError):
 
 class OutageTooLongError(SafetyStopError):
     """No good reply came for longer than ``--max-outage`` allows."""
+
+
+class ListUnreadableError(SafetyStopError):
+    """A page of the list got no good reply within its attempts, though the service is there."""
 
 
 class ThresholdExceededError(SafetyStopError):

@@ -1,6 +1,7 @@
 """What a reply or a failure means: the two tables of the design's section 6, pure and total.
 
-``judge_post`` and ``judge_lookup`` take what came back and the facts about the invoice so far, and
+``judge_page`` is about no invoice and follows the second table's rules. ``judge_post`` and
+``judge_lookup`` take what came back and the facts about the invoice so far, and
 return one decision. They send nothing, wait for nothing and remember nothing. The text of a refusal
 is never looked at: nothing that the service documents tells a paid invoice from a partially paid one
 in the reply to a cancelation, so the invoice's own status, from a look-up, decides.
@@ -19,7 +20,7 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import NotSentError, TransportError
-from batchcancel.model import Invoice, MatchField, Reason, Reply, RequestKind, ResolvedBy
+from batchcancel.model import Invoice, Listing, MatchField, Reason, Reply, RequestKind, ResolvedBy
 
 Answer = Reply | TransportError
 """What came back for one request: a reply, or the failure that stands in its place."""
@@ -27,6 +28,8 @@ Answer = Reply | TransportError
 _STILL_OPEN: Final = frozenset({"DRAFT", "CREATED", "SENT"})
 _SETTLED: Final = {"PAID": Reason.PAID, "PARTIAL": Reason.PARTIAL}
 _PENDING_LOOKUPS_AFTER_S: Final = (2.0, 10.0)
+PENDING_WAIT_S: Final = sum(_PENDING_LOOKUPS_AFTER_S)
+"""How long a run waits at most for a pending invoice to become anything else."""
 _PLAIN_AMOUNT: Final = re.compile(r"-?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,9})(?:\.[0-9]{1,32})?")
 """An amount as spreadsheets write it; commas only between groups of three digits."""
 
@@ -69,7 +72,7 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 class Settle(Struct, frozen=True):
-    """The invoice has its row."""
+    """The invoice has its row; for a page of the list, there will be none for that reason."""
 
     reason: Reason
     resolved_by: ResolvedBy | None = None
@@ -104,6 +107,8 @@ class AskKey(Struct, frozen=True):
 
 
 Decision = Settle | Send | SignAfresh | Cancelable | AskKey
+
+PageDecision = Listing | Settle | Send | SignAfresh | AskKey
 
 _ACCEPTED: Final = Settle(Reason.CANCELED, ResolvedBy.RESPONSE)
 
@@ -200,6 +205,45 @@ def judge_lookup(answer: Answer, facts: Facts) -> Decision:
             return _judge_status(answer, status, facts)
         case _:
             return _look_up(None, facts, otherwise=_silence(answer, facts))
+
+
+def judge_page(
+    answer: Answer, *, requests_left: int, signed_afresh: bool = False, is_throttled_for_long: bool = False
+) -> PageDecision:
+    """Decide on the reply to a request for a page of the list.
+
+    Args:
+        answer: What came back.
+        requests_left: Requests for this page that may still be sent.
+        signed_afresh: Whether this very request was already refused once and signed again.
+        is_throttled_for_long: Whether nothing but 429 has come for longer than is waited.
+
+    Returns:
+        The page, which is empty where the service says that it finds no invoices, or what to do.
+    """
+    match answer:
+        case Reply(is_success=True, listing=Listing() as page):
+            return page
+        case Reply(http_status=404, is_object=True):
+            return Listing(total=None, invoices=())
+        case Reply(is_throttled=True):
+            again = Send(RequestKind.LIST, free=True)
+            return Settle(Reason.RATE_LIMITED) if is_throttled_for_long else again
+        case Reply(doubts_key=True) if not signed_afresh:
+            return SignAfresh(RequestKind.LIST)
+        case Reply(http_status=400):
+            return Settle(Reason.REFUSED, ResolvedBy.RESPONSE)
+        case Reply(doubts_key=True):
+            # The signed read is a list too: where it is accepted, so will this one be.
+            return AskKey(then=_list_again(requests_left, Settle(Reason.REFUSED, ResolvedBy.RESPONSE)))
+        case TransportError():
+            return _list_again(requests_left, Settle(Reason.NETWORK))
+        case _:
+            return _list_again(requests_left, Settle(Reason.SERVER_ERROR))
+
+
+def _list_again(requests_left: int, otherwise: Settle) -> Settle | Send:
+    return Send(RequestKind.LIST, after_s=None) if requests_left else otherwise
 
 
 def is_match(invoice: Invoice, wanted: Mapping[MatchField, str]) -> bool:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks import invoices, p12_job, scale, service, signing, startup
+from benchmarks import invoices, observers, p12_job, scale, service, signing, startup
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.process import BenchmarkError
 from benchmarks.setting import Report, Setting, say
@@ -28,6 +28,7 @@ from benchmarks.target import find_nginx
 
 PARTS: Final[dict[str, Callable[[Setting], Report]]] = {
     "invoices": invoices.measure,
+    "observers": observers.measure,
     "p12-job": p12_job.measure,
     "signing": signing.measure,
     "help": startup.measure,

@@ -8,13 +8,14 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 ROOT: Final = Path(__file__).parent.parent
 """The checkout: the working directory of whatever is run as a module of the benchmarks."""
@@ -48,35 +49,72 @@ class Ended:
         return fields
 
 
-def run(command: Command, *, folder: Path, env: Mapping[str, str] | None = None) -> Ended:
+def run(
+    command: Command, *, folder: Path, env: Mapping[str, str] | None = None, on_terminal: bool = False
+) -> Ended:
     """Run a program to its end. No other child of this process may end meanwhile, or its time counts too.
 
     Args:
         command: Program and arguments.
         folder: Its working directory.
         env: Variables over a clean environment.
+        on_terminal: Whether its standard error is a terminal, as for somebody who watches.
 
     Raises:
         BenchmarkError: It failed or hung; the end of what it said is in the message.
     """
     before, began_at = _children_cpu_s(), time.perf_counter()
-    try:
-        ended = subprocess.run(
-            command,
-            cwd=folder,
-            env=clean_environment(folder, env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=_MOST_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise BenchmarkError(f"{_name(command)} did not end within {_MOST_S:.0f} s.") from exc
-    wall_s = time.perf_counter() - began_at
-    if ended.returncode != 0:
-        raise BenchmarkError(f"{_name(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+    with _errors(on_terminal=on_terminal) as (errors, said):
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=folder,
+                env=clean_environment(folder, env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                timeout=_MOST_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise BenchmarkError(f"{_name(command)} did not end within {_MOST_S:.0f} s.") from exc
+        wall_s = time.perf_counter() - began_at
+        if ended.returncode != 0:
+            raise BenchmarkError(f"{_name(command)} ended with {ended.returncode}: {said()[-2000:]}")
     return Ended(output=ended.stdout, wall_s=wall_s, cpu_s=_children_cpu_s() - before)
+
+
+@contextmanager
+def _errors(*, on_terminal: bool) -> Iterator[tuple[int, Callable[[], str]]]:
+    """Yield a descriptor for a program's standard error, and what reads what was written there."""
+    with TemporaryFile("w+b") as kept:
+
+        def said() -> str:
+            kept.seek(0)
+            return kept.read().decode(errors="replace")
+
+        if not on_terminal:
+            yield kept.fileno(), said
+            return
+        ours, its = os.openpty()
+        reading = threading.Thread(target=_copy, args=(ours, kept))
+        reading.start()
+        try:
+            yield its, said
+        finally:
+            os.close(its)
+            reading.join()
+            os.close(ours)
+
+
+def _copy(terminal: int, kept: BinaryIO) -> None:
+    """Read a terminal to its end, so that nobody who writes there has to wait."""
+    try:
+        while text := os.read(terminal, 65536):
+            kept.write(text)
+    except OSError:
+        return  # how a terminal says that nobody is there any more
 
 
 @contextmanager

@@ -109,8 +109,11 @@ def run_job(
     folder: Path,
     env: Mapping[str, str] = CREDENTIALS,
     flags: Command = ("--progress", "none"),
+    on_terminal: bool = False,
 ) -> Ended:
     """Cancel a manifest's invoices with the installed command, in a new ledger, and check that.
+
+    Its standard error may be a terminal, as for somebody who watches.
 
     Raises:
         BenchmarkError: It failed, or its ledger says that not every invoice was canceled.
@@ -119,7 +122,7 @@ def run_job(
     ledger.unlink(missing_ok=True)
     command: Command = [COMMAND, "run", manifest, "--env", "sandbox", "--base-url", base_url]
     limits: Command = ["--ledger", ledger, "--concurrency", str(concurrency), "--log-level", "warning"]
-    ended = run([*command, *limits, "--json", *flags], folder=folder, env=env)
+    ended = run([*command, *limits, "--json", *flags], folder=folder, env=env, on_terminal=on_terminal)
     told, rows = ended.json()["outcomes"]["canceled"], count_rows(manifest)
     written = ledger.read_bytes().count(b'"outcome":"canceled"')
     if not told == written == rows:

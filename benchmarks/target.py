@@ -91,7 +91,7 @@ def fast_target(folder: Path, *, nginx: Path | None) -> Iterator[Target]:
         with _own_server() as target:
             yield target
         return
-    port = _free_port()
+    port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(_CONFIGURATION.substitute(port=port, rest=_REST), encoding="utf-8")
     (folder / "logs").mkdir()  # where nginx looks before it has read where to log
@@ -129,7 +129,8 @@ def _own_server(*flags: str) -> Iterator[Target]:
             process.wait(_START_S)  # what it said is told where the block ends
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port

@@ -8,10 +8,12 @@ import json
 import socket
 import socketserver
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 from unittest.mock import Mock
@@ -34,6 +36,39 @@ from batchcancel.sandbox.throwaway import ThrowawayKeys, keys_in
 # A busy machine is no defect: examples may take as long as they take; each test has its time-out.
 settings.register_profile("batchcancel", deadline=None)
 settings.load_profile("batchcancel")
+
+
+HoldBlock = Callable[[str, str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what rewrites the generated parts of the documentation."""
+    parser.addoption(
+        "--rewrite-docs", action="store_true", help="write the generated blocks of docs/ instead of comparing"
+    )
+
+
+@pytest.fixture
+def hold_block(request: pytest.FixtureRequest) -> HoldBlock:
+    """Give a function that holds a block of a page under ``docs/`` against what the code says.
+
+    The block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. With ``--rewrite-docs`` it is
+    written, and the test passes.
+    """
+
+    def hold(page: str, name: str, text: str) -> None:
+        path = Path(__file__).parents[1] / "docs" / page
+        before, mark, rest = path.read_text(encoding="utf-8").partition(f"<!-- generated: {name} -->\n")
+        block, end, after = rest.partition("<!-- end -->\n")
+        assert mark, f"docs/{page} has no block {name}"
+        assert end, f"the block {name} of docs/{page} has no end"
+        if request.config.getoption("--rewrite-docs"):
+            path.write_text(f"{before}{mark}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+        else:
+            again = "run .venv/bin/pytest tests/unit --rewrite-docs -k docs, and look at what changed"
+            assert block.strip().splitlines() == text.strip().splitlines(), again
+
+    return hold
 
 
 LatestReasons = Callable[[History], dict[bytes, Reason]]
@@ -360,3 +395,109 @@ def write_ledger() -> WriteLedger:
         return path
 
     return write
+
+
+# --- whoever is told of a run ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One request that a receiver got."""
+
+    method: str
+    path: str
+    body: Any
+    """What the JSON says; None without a body."""
+    headers: dict[str, str]
+
+
+class ReceivingServer:
+    """Answers with given statuses in turn, the last one from then on; remembers what it heard."""
+
+    prefix = "/ping/t0ken-of-the-check"
+    """The path of its address, which is a secret."""
+
+    def __init__(self, statuses: list[int], *, delay_s: float, location: str | None) -> None:
+        self.heard: list[Heard] = []
+        self._statuses = statuses
+        self._delay_s = delay_s
+        self._location = location
+        handler = type("Handler", (_ReceivingHandler,), {"receiver": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it is told."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}{self.prefix}"
+
+    @property
+    def paths(self) -> list[str]:
+        """What was asked for, without what is the same in all."""
+        return [heard.path.replace(self.prefix, "") for heard in self.heard]
+
+    def answer(self, heard: Heard) -> tuple[int, str | None]:
+        """Remember a request; return the status and the place to go to."""
+        self.heard.append(heard)
+        status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        time.sleep(self._delay_s)
+        return status, self._location
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _ReceivingHandler(BaseHTTPRequestHandler):
+    receiver: ReceivingServer
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, location = self.receiver.answer(
+            Heard(
+                method=self.command,
+                path=self.path,
+                body=json.loads(body) if body else None,
+                headers=dict(self.headers),
+            )
+        )
+        with suppress(OSError):  # whoever asked may have given up
+            self.send_response(status)
+            if location is not None:
+                self.send_header("Location", location)
+            self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing to standard error."""
+
+
+class StartReceiver(Protocol):
+    """Starts receivers, which end with the test."""
+
+    def __call__(self, *statuses: int, delay_s: float = 0.0, location: str | None = None) -> ReceivingServer:
+        """Start a server on loopback.
+
+        Args:
+            statuses: What it answers with, in turn; the last one from then on.
+            delay_s: How long each answer takes.
+            location: Where it sends whoever asks.
+        """
+        ...
+
+
+@pytest.fixture
+def start_receiver() -> Iterator[StartReceiver]:
+    """Start receivers, and close them with the test."""
+    started: list[ReceivingServer] = []
+
+    def start(*statuses: int, delay_s: float = 0.0, location: str | None = None) -> ReceivingServer:
+        started.append(ReceivingServer(list(statuses), delay_s=delay_s, location=location))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

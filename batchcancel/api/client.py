@@ -23,7 +23,7 @@ from batchcancel.api.reply import parse_reply
 from batchcancel.api.request import method_and_body, target
 from batchcancel.api.signing import Signer
 from batchcancel.api.threads import Threads
-from batchcancel.api.wire import Answer, KeptConnectionDroppedError, Wire
+from batchcancel.api.wire import MAX_BODY_BYTES, Answer, KeptConnectionDroppedError, Wire
 from batchcancel.model import ClockSet, DecryptionFailed, Event, Reply, RequestFinished, RequestKind, Subject
 
 if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none of them
@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # its libraries take a while to load, and most runs need none
 T = TypeVar("T")
 
 _UNAUTHORIZED: Final = 401
+_MAX_PAGE_BYTES: Final = 32 << 20
+"""A thousand invoices of a list, with room for long ones."""
 
 
 async def _at_once() -> None:
@@ -265,7 +267,10 @@ class Client:
             now=now,
         )
         headers = await self._threads.run(sign) if errand.signer.is_slow else sign()
-        return await self._wire.send(errand.method, errand.target, headers=headers, body=body)
+        max_bytes = _MAX_PAGE_BYTES if errand.kind is RequestKind.LIST else MAX_BODY_BYTES
+        return await self._wire.send(
+            errand.method, errand.target, headers=headers, body=body, max_bytes=max_bytes
+        )
 
     async def _look_after_keys(self) -> None:
         for change in await self._threads.run(self._key_files.reload):

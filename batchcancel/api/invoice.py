@@ -52,7 +52,7 @@ def read_invoice(fields: dict[str, object]) -> Invoice:
         currency=currency if isinstance(currency, str) and _CURRENCY.fullmatch(currency) else None,
         submitted_at=submitted_at if isinstance(submitted_at, str) and is_utc(submitted_at) else None,
         created_at=_created_at(fields.get("createdDate"), history),
-        canceled_at=max(_dates_of(history, _CANCELED), default=None),
+        canceled_at=None if history is None else max(_dates_of(history, _CANCELED), default=None),
     )
 
 
@@ -110,6 +110,8 @@ def _date(value: object) -> str | None:
 
 def _created_at(created: object, history: object) -> float | None:
     """Return when an invoice was created: as the list says it, or by its history."""
+    if created is None and history is None:
+        return None
     at = utc_s(created) if isinstance(created, str) else None
     return min(_dates_of(history, _CREATED), default=None) if at is None else at
 

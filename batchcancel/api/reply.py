@@ -53,7 +53,7 @@ def parse_reply(
         http_status=http_status,
         is_object=fields is not None,
         invoice=Invoice() if fields is None else read_invoice(fields),
-        listing=None if fields is None or is_error else read_listing(fields),
+        listing=None if fields is None or is_error or "invoices" not in fields else read_listing(fields),
         correlation_id=_correlation_id(headers.get("v-c-correlation-id", "")),
         message=_message(fields.get("message")) if fields is not None and is_error else None,
         retry_after_s=_retry_after_s(headers, now),

@@ -39,16 +39,22 @@ def target(kind: RequestKind, subject: Subject) -> str:
         ValueError: The subject is none of that kind, or an id would lead elsewhere.
     """
     match kind:
+        case RequestKind.CANCEL:  # first, as nearly all are
+            return f"{_invoice(kind, subject)}/cancelation"
+        case RequestKind.LOOK_UP:
+            return _invoice(kind, subject)
         case RequestKind.PROBE:
             return f"{_INVOICES}?offset=0&limit=1"
         case RequestKind.LIST:
             return _page(subject)
         case RequestKind.CREATE:
             return _INVOICES
+
+
+def _invoice(kind: RequestKind, subject: Subject) -> str:
     if not isinstance(subject, str) or subject in {"", ".", ".."}:
         raise ValueError(f"{kind} needs an invoice id")
-    invoice = f"{_INVOICES}/{quote(subject, safe='')}"
-    return f"{invoice}/cancelation" if kind is RequestKind.CANCEL else invoice
+    return f"{_INVOICES}/{quote(subject, safe='')}"
 
 
 def _page(subject: Subject) -> str:

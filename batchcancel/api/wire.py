@@ -28,7 +28,8 @@ from batchcancel.api.connections import Connections, Link
 from batchcancel.api.deadlines import Deadlines
 from batchcancel.errors import NotSentError, ReadOnlyError, ReplyLostError
 
-_MAX_BODY_BYTES: Final = 1 << 20
+MAX_BODY_BYTES: Final = 1 << 20
+"""More than any reply about one invoice has."""
 _SWITCHING_PROTOCOLS: Final = 101
 """The one 1xx after which nothing follows that could be read."""
 
@@ -103,7 +104,13 @@ class Wire:
         await self._connections.close()
 
     async def send(
-        self, method: str, target: str, *, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> Answer:
         """Send one request and return what came back. It leaves once at most.
 
@@ -114,6 +121,7 @@ class Wire:
             target: Path and query, percent-encoded.
             headers: Those of this request alone.
             body: The body; None without one.
+            max_bytes: How long the reply's body may be.
 
         Raises:
             NotSentError: Provably no byte left.
@@ -128,7 +136,7 @@ class Wire:
         # Whoever is ready in this turn of the event loop signs first; then all requests leave in a row. Each
         # on its own would wake a service that has just gone to sleep, which costs more than signing does.
         await asyncio.sleep(0)
-        exchange = _Exchange()
+        exchange = _Exchange(max_bytes)
         self._deadlines.start(exchange)
         try:
             link = await self._connections.take()
@@ -170,9 +178,10 @@ class Wire:
 class _Exchange:
     """One request on its connection, until the last byte of its reply."""
 
-    __slots__ = ("_payload", "_protocol", "has_expired")
+    __slots__ = ("_max_bytes", "_payload", "_protocol", "has_expired")
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.has_expired = False
         self._protocol: ResponseHandler | None = None
         self._payload: StreamReader | None = None
@@ -214,17 +223,16 @@ class _Exchange:
             raise TimeoutError
         return message.code, message.headers, payload
 
-    @staticmethod
-    async def _read_body(payload: StreamReader) -> bytes | None:
+    async def _read_body(self, payload: StreamReader) -> bytes | None:
         """Return the whole body; None if it breaks off or is too long."""
         try:
             if payload.is_eof():  # nearly always it came together with its head
                 whole = payload.read_nowait()
-                return whole if len(whole) <= _MAX_BODY_BYTES else None
+                return whole if len(whole) <= self._max_bytes else None
             content = bytearray()
             while chunk := await payload.readany():
                 content += chunk
-                if len(content) > _MAX_BODY_BYTES:
+                if len(content) > self._max_bytes:
                     return None
         except (ClientError, OSError):
             return None

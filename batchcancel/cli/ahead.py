@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from importlib.metadata import version
 
+from batchcancel.api import Expiry
 from batchcancel.cli import say
 from batchcancel.manifest import Check
 from batchcancel.report import count_invoices, count_merchants, count_rows, mask
@@ -43,3 +46,12 @@ def say_what_is_ahead(settings: Settings, check: Check, *, merchant_id: str, ver
         f"  manifest  {count_rows(check.rows)}, {count_invoices(check.distinct, 'distinct ')}"
         + (f" ({', '.join(notes)})" if notes else "")
     )
+
+
+def say_what_expires(expiries: Sequence[Expiry]) -> None:
+    """Say until when each certificate is valid, and warn of those that are near their end or past it."""
+    for expiry in expiries:
+        say(f"  key       {expiry.what} {expiry.path}, valid until {expiry.date}")
+    for expiry in expiries:
+        if (warning := expiry.warning(time.time())) is not None:
+            say(f"Warning: {warning}", fg="yellow")

@@ -9,14 +9,22 @@ import click
 
 from batchcancel.cli import say
 from batchcancel.cli.engine import add_engine_flags, take_engine_options
+from batchcancel.cli.help import TaskCommand, flag
+from batchcancel.settings.options import Task
 
 _job = click.argument("job", required=False, metavar="[JOB]")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("Every job that runs", "batchcancel status"),
+        ("One job, until its end", "batchcancel status --follow test/apitest.visaacceptance.com/merchant"),
+    ],
+)
 @_job
-@click.option("--follow", is_flag=True, help="say it again every second, until the job has ended")
-@click.option("--json", "as_json", is_flag=True, help="write it as JSON, a line each time")
+@flag("--follow", task=Task.OUTPUT, is_flag=True, help="say it again every second, until the job has ended")
+@flag("--json", "as_json", task=Task.OUTPUT, is_flag=True, help="write it as JSON, a line each time")
 @add_engine_flags
 def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """Say how far the jobs of 'batchcancel submit' are.
@@ -31,7 +39,12 @@ def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> Non
     run_in_loop(partial(show_jobs, options, job, is_followed=follow, as_json=as_json))
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("The only job that runs", "batchcancel pause"),
+    ],
+)
 @_job
 @add_engine_flags
 def pause(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
@@ -42,7 +55,12 @@ def pause(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engin
     _tell(job, flags, "pause", said="is paused")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("The only job that runs", "batchcancel resume"),
+    ],
+)
 @_job
 @add_engine_flags
 def resume(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
@@ -50,7 +68,12 @@ def resume(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engi
     _tell(job, flags, "resume", said="goes on")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("Ten requests a second, for the only job that runs", "batchcancel set-rate 10"),
+    ],
+)
 @click.argument("rate", type=click.FloatRange(0, 100_000, min_open=True), metavar="RATE")
 @_job
 @add_engine_flags
@@ -59,7 +82,12 @@ def set_rate(rate: float, job: str | None, **flags: Any) -> None:  # noqa: ANN40
     _tell(job, flags, "set_rate", rate, said=f"sends at most {rate:g} requests a second")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("The only job that runs", "batchcancel cancel"),
+    ],
+)
 @_job
 @add_engine_flags
 def cancel(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine

@@ -16,6 +16,8 @@ import click
 from batchcancel.cli import say, write_out
 from batchcancel.cli.exit_codes import ExitCode, of_signal
 from batchcancel.cli.flags import add_flags
+from batchcancel.cli.help import TaskCommand, complete_path, flag
+from batchcancel.observe.colour import wants_colour
 
 if TYPE_CHECKING:
     from batchcancel.tasks.doctor import Check, Examination, Judged, LiveCheck
@@ -27,33 +29,45 @@ _COLOURS: Final = {
     "held": "green",
     "did_not_hold": "red",
 }
+_CHECKS: Final = "What is looked at besides"
 _GRADE_WIDTH: Final = 4
 _NAME_WIDTH: Final = 13
 _VERDICT_WIDTH: Final = 12
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("See what it looks at; nothing is needed for this", "batchcancel doctor --env sandbox"),
+        ("Try the key and the way to the test host", "batchcancel doctor --env test"),
+        ("Before a night's run", "batchcancel doctor --env production --ledger runs/july.ledger.jsonl"),
+        (
+            "Find out which assumed facts about the service hold",
+            "batchcancel doctor --env test --live-check --json > facts.json",
+        ),
+    ],
+)
 @add_flags(("env", "base_url", "timeout"))
-@click.option("--ledger", metavar="PATH", help="the ledger of a run to come: try its folder")
-@click.option(
+@flag(
+    "--ledger",
+    task=_CHECKS,
+    metavar="PATH",
+    shell_complete=complete_path,
+    help="the ledger of a run to come: try its folder",
+)
+@flag(
     "--live-check",
+    task=_CHECKS,
     is_flag=True,
     help="create three drafts, cancel them, and say which assumed facts about the service hold; test "
     "hosts and loopback only",
 )
-@click.option("--json", "as_json", is_flag=True, help="write everything as one JSON object")
+@flag("--json", "as_json", task="Output", is_flag=True, help="write everything as one JSON object")
 def doctor(*, live_check: bool, as_json: bool, **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Look at everything that a run needs, and say what to mend.
 
     One line a check: configuration, credentials, key files, ledger, network, certificate, and one signed
     read that changes nothing. Secrets are never shown, nor anything of them.
-
-    \b
-    Examples:
-      batchcancel doctor --env sandbox                  nothing is needed for this one
-      batchcancel doctor --env test                     the key and the way to the test host
-      batchcancel doctor --env production --ledger runs/july.ledger.jsonl
-      batchcancel doctor --env test --live-check --json > facts.json
 
     --live-check creates three invoices over 1.00 USD, drafts that are sent to nobody, and cancels them,
     even when it fails half-way or is interrupted; any that it can't cancel are named. It asks for no
@@ -62,11 +76,11 @@ def doctor(*, live_check: bool, as_json: bool, **flags: Any) -> int:  # noqa: AN
 
     Exit code 0: nothing fails. 2: a run could not begin with these settings, or a live check was to be
     made in production. 3: a check failed, or an assumed fact did not hold.
-    """  # noqa: D301 - \b is click's mark for lines that are not to be filled
+    """
     from batchcancel.cli.loop import run_in_loop  # noqa: PLC0415 - help has to be quick
     from batchcancel.tasks.doctor import Examination  # noqa: PLC0415 - likewise
 
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colours = wants_colour(sys.stdout)
     examination = Examination(
         os.environ,
         flags,

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from batchcancel.cli.help import flag
 from batchcancel.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:  # its library takes a while to load, and help needs it not
     from batchcancel.cluster.connection import EngineOptions
 
+_TASK: Final = "Where Temporal is"
 _API_KEY: Final = "BATCHCANCEL_TEMPORAL_API_KEY"
 _PREFIX: Final = "BATCHCANCEL_TEMPORAL_"
 _NAMES: Final = ("address", "namespace", "task_queue", "tls", "tls_ca", "tls_cert", "tls_key")
@@ -23,37 +25,55 @@ def add_engine_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags to a command; each may also come from ``BATCHCANCEL_TEMPORAL_...``."""
     path = click.Path(path_type=Path)
     options = [
-        click.option(
+        flag(
             "--address",
+            task=_TASK,
             default="localhost:7233",
             show_default=True,
             metavar="HOST:PORT",
             envvar=f"{_PREFIX}ADDRESS",
-            help="Temporal's frontend",
+            help="where Temporal's frontend listens",
         ),
-        click.option(
+        flag(
             "--namespace",
+            task=_TASK,
             default="default",
             show_default=True,
             metavar="NAME",
             envvar=f"{_PREFIX}NAMESPACE",
-            help="Temporal's namespace",
+            help="the namespace there",
         ),
-        click.option(
+        flag(
             "--task-queue",
+            task=_TASK,
             metavar="NAME",
             envvar=f"{_PREFIX}TASK_QUEUE",
             help="the workers' queue (default: by environment, host and merchant)",
         ),
-        click.option("--tls", is_flag=True, envvar=f"{_PREFIX}TLS", help="use TLS, with public roots"),
-        click.option(
-            "--tls-ca", type=path, metavar="FILE", envvar=f"{_PREFIX}TLS_CA", help="the server's root, PEM"
+        flag("--tls", task=_TASK, is_flag=True, envvar=f"{_PREFIX}TLS", help="use TLS, with public roots"),
+        flag(
+            "--tls-ca",
+            task=_TASK,
+            type=path,
+            metavar="FILE",
+            envvar=f"{_PREFIX}TLS_CA",
+            help="the server's root, PEM",
         ),
-        click.option(
-            "--tls-cert", type=path, metavar="FILE", envvar=f"{_PREFIX}TLS_CERT", help="our certificate, PEM"
+        flag(
+            "--tls-cert",
+            task=_TASK,
+            type=path,
+            metavar="FILE",
+            envvar=f"{_PREFIX}TLS_CERT",
+            help="our certificate, PEM",
         ),
-        click.option(
-            "--tls-key", type=path, metavar="FILE", envvar=f"{_PREFIX}TLS_KEY", help="its private key, PEM"
+        flag(
+            "--tls-key",
+            task=_TASK,
+            type=path,
+            metavar="FILE",
+            envvar=f"{_PREFIX}TLS_KEY",
+            help="its private key, PEM",
         ),
     ]
     for option in reversed(options):

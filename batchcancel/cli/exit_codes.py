@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+import click
 
 from batchcancel.errors import (
     BatchCancelError,
@@ -34,6 +37,23 @@ class ExitCode(IntEnum):
     """The ledger can't be written, or is damaged."""
     AS_ASKED = 7
     """Stopped where it was told to, by ``--limit`` or ``--max-duration``; rows remain, and all is well."""
+
+
+NO_ALARM: Final = frozenset({ExitCode.DONE, ExitCode.IN_USE, ExitCode.AS_ASKED})
+"""Codes after which nobody has to do anything. After 5 the run that holds the ledger tells how it went."""
+
+
+def of_exception(exc: BaseException) -> int:
+    """Return the exit code that an exception of any kind ends the program with."""
+    match exc:
+        case KeyboardInterrupt():
+            return of_signal(getattr(exc, "signum", signal.SIGINT))
+        case click.ClickException():
+            return exc.exit_code
+        case BatchCancelError():
+            return of_error(exc)
+        case _:
+            return ExitCode.DEFECT
 
 
 def of_error(error: BatchCancelError) -> ExitCode:

@@ -1,4 +1,4 @@
-"""The flags of ``Options``, for every command that takes some of them."""
+"""The flags of ``Options``, for every command that takes some of them, and those that choose their file."""
 
 from __future__ import annotations
 
@@ -7,24 +7,56 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, Final, get_args, get_origin
 
-import click
 from msgspec import Meta
 
-from batchcancel.settings.options import HINTS, Options
+from batchcancel.cli.help import complete_path, flag
+from batchcancel.cli.mistakes import Word
+from batchcancel.settings.options import HINTS, Options, Task
 
-FLAGS: Final = tuple(name for name in Options.__struct_fields__ if get_args(HINTS[name])[1].extra["flag"])
-"""Every option that has a flag."""
+
+def _flags() -> tuple[str, ...]:
+    tasks = list(Task)
+    extras = {name: get_args(HINTS[name])[1].extra for name in Options.__struct_fields__}
+    names = [name for name, extra in extras.items() if extra["flag"]]
+    return tuple(sorted(names, key=lambda name: tasks.index(extras[name]["task"])))
+
+
+FLAGS: Final = _flags()
+"""Every option that has a flag: by what it is for, then in the order of ``Options``."""
+_PATHS: Final = frozenset({"PATH", "FILE"})
+"""What a flag's value is called where it is a path."""
+
+CHOOSE_FILE: Final = ("config", "profile")
+"""The flags that say where the other options may come from; every command with options has them."""
+_FILE: Final = "Where the other options come from"
+_CONFIG: Final = flag(
+    "--config",
+    task=_FILE,
+    metavar="FILE",
+    shell_complete=complete_path,
+    help="the configuration file (default: batchcancel.toml here, else in ~/.config/batchcancel)",
+)
+_PROFILE: Final = flag(
+    "--profile",
+    task=_FILE,
+    metavar="NAME",
+    help="the table [profile.NAME] of the configuration file, over its top level",
+)
 
 
 def add_flags(names: Collection[str] = FLAGS) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add flags to a command; their values go on as text, which the settings convert and check.
 
+    ``--config`` and ``--profile``, which say where the other values may come from, are always added.
+
     Args:
-        names: Which of ``FLAGS``; they come in the order of ``Options``.
+        names: Which of ``FLAGS``; they come in their order.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed([flag for flag in FLAGS if flag in names]):
+        command = _PROFILE(command)
+        command = _CONFIG(command)
+        for name in reversed([one for one in FLAGS if one in names]):
             hint, meta = get_args(HINTS[name])
             command = _option(name, hint, meta)(command)
         return command
@@ -40,17 +72,17 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
 def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     kind = kinds[0]
-    flag = "--" + name.replace("_", "-")
-    given: dict[str, Any] = {"default": None, "help": _help(name, meta)}
+    extra = meta.extra or {}
+    attributes: dict[str, Any] = {"default": None, "help": _help(name, meta), "task": extra["task"]}
     if kind is bool:
-        given["is_flag"] = True
-    elif get_origin(kind) is tuple:
-        given |= {"multiple": True, "metavar": (meta.extra or {})["metavar"]}
+        attributes["is_flag"] = True
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
-        given["type"] = click.Choice([str(choice) for choice in kind])
+        attributes["type"] = Word([str(choice) for choice in kind])
     else:
-        given["metavar"] = (meta.extra or {})["metavar"]
-    return click.option(flag, name, **given)
+        attributes |= {"metavar": extra["metavar"], "multiple": get_origin(kind) is tuple}
+    if extra["metavar"] in _PATHS:
+        attributes["shell_complete"] = complete_path
+    return flag("--" + name.replace("_", "-"), name, **attributes)
 
 
 def _help(name: str, meta: Meta) -> str:
@@ -58,4 +90,4 @@ def _help(name: str, meta: Meta) -> str:
     shown = f" (default: {default:g})" if isinstance(default, int | float) and default is not False else ""
     if isinstance(default, str):
         shown = f" (default: {default})"
-    return f"{meta.description}{shown}"
+    return f"{meta.description}{shown}".replace(") (", "; ")

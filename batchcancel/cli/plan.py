@@ -9,6 +9,7 @@ import click
 
 from batchcancel.cli import say
 from batchcancel.cli.flags import FLAGS, add_flags, given
+from batchcancel.cli.help import TaskCommand, complete_path, flag
 
 _NOT_HERE: Final = frozenset(
     {
@@ -21,21 +22,41 @@ _NOT_HERE: Final = frozenset(
         "dry_run",
         "plan",
         "plan_max_age",
+        "metrics_file",
+        "metrics_port",
+        "metrics_host",
+        "ping_url",
+        "notify_url",
     }
 )
 """Flags of a run that say something of canceling only."""
+_FILE: Final = "The plan's file"
 
 
-@click.command(context_settings={"max_content_width": 100})
-@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@click.option(
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        (
+            "Try it without credentials, against the built-in simulator",
+            "batchcancel plan samples/invoices.csv --env sandbox",
+        ),
+        ("See what a run would do", "batchcancel plan export.csv --env production"),
+        (
+            "Keep it: a run takes what it knows from there",
+            "batchcancel plan export.csv --env production --out plan.jsonl",
+        ),
+    ],
+)
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...", shell_complete=complete_path)
+@flag(
     "--out",
+    task=_FILE,
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="write what was found, for 'run --plan FILE' and for programs",
 )
-@click.option("--force", is_flag=True, help="replace that file if it is there")
-@add_flags([flag for flag in FLAGS if flag not in _NOT_HERE])
+@flag("--force", task=_FILE, is_flag=True, help="replace that file if it is there")
+@add_flags([name for name in FLAGS if name not in _NOT_HERE])
 def plan(manifests: tuple[str, ...], out: Path | None, *, force: bool, **flags: Any) -> int:  # noqa: ANN401
     """Look up the invoices that MANIFEST names, and say what a run would do with each.
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from batchcancel.cli import say
+from batchcancel.cli.help import TaskCommand
+from batchcancel.cli.sandbox_flags import add_flags
+
 if TYPE_CHECKING:
     from batchcancel.sandbox import SandboxOptions
     from batchcancel.sandbox.keys import SandboxKeys
     from batchcancel.sandbox.throwaway import ThrowawayKeys
 
-_SHARE: Final = click.FloatRange(0, 1)
-_FROM_ZERO: Final = click.FloatRange(min=0)
-_FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _KEY_FILES: Final = {
     "certificate": "signing",
     "mle_key": "encryption",
@@ -33,69 +34,20 @@ class _CannotServeError(click.ClickException):
     exit_code = 2
 
 
-# Flags that are not given are left to SandboxOptions, which alone knows the defaults; it is not
-# imported here, so that the help comes without the web server's import time.
-@click.command(name="sandbox")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one.")
-@click.option("--seed", type=int, help="What chance is drawn from. Default: 0.")
-@click.option("--latency-ms", type=_FROM_ZERO, help="How long every reply waits. Default: 0.")
-@click.option("--jitter-ms", type=_FROM_ZERO, help="How much longer at most, evenly spread. Default: 0.")
-@click.option("--slow-share", type=_SHARE, help="Share of replies that are slow, 0 to 1.")
-@click.option("--slow-ms", type=_FROM_ZERO, help="How slow those, and SLOW- invoices, are. Default: 2000.")
-@click.option(
-    "--rate-limit", type=click.FloatRange(min=0, min_open=True), help="Requests a second before 429."
+@click.command(
+    name="sandbox",
+    cls=TaskCommand,
+    examples=[
+        ("Serve it, and see which variables a run needs", "batchcancel sandbox"),
+        (
+            "A slow service that takes ten requests a second and loses some replies",
+            "batchcancel sandbox --latency-ms 80 --rate-limit 10 --reset-after-share 0.02",
+        ),
+        ("Down for half a minute", "batchcancel sandbox --outage 5 30"),
+        ("With certificates and encryption", "batchcancel sandbox --make-keys keys --require-mle"),
+    ],
 )
-@click.option(
-    "--rate-limit-kind",
-    type=click.Choice(["sliding", "fixed", "bucket"]),
-    help="Any second, each second by the clock, or a token bucket of one second. Default: sliding.",
-)
-@click.option(
-    "--rate-change",
-    type=(_FROM_ZERO, click.FloatRange(min=0, min_open=True)),
-    metavar="AT_S LIMIT",
-    help="Change the rate limit to LIMIT, AT_S seconds after the first request.",
-)
-@click.option("--retry-after-s", type=click.IntRange(min=0), help="Retry-After of every 429. Default: 1.")
-@click.option("--no-retry-after", is_flag=True, help="Leave Retry-After out.")
-@click.option("--error-share", type=_SHARE, help="Share of requests that get a 500.")
-@click.option("--html-share", type=_SHARE, help="Share that get 200 with an HTML page; nothing is done.")
-@click.option("--reset-before-share", type=_SHARE, help="Share reset before anything is done.")
-@click.option("--reset-after-share", type=_SHARE, help="Share reset after it was done.")
-@click.option("--truncate-share", type=_SHARE, help="Share done, with a reply that is cut short.")
-@click.option(
-    "--outage",
-    type=(_FROM_ZERO, _FROM_ZERO),
-    metavar="START LENGTH",
-    help="Answer 503 for LENGTH seconds, START seconds after the first request.",
-)
-@click.option("--clock-offset-s", type=float, help="How far its clock is ahead. Default: 0.")
-@click.option("--clock-skew-s", type=_FROM_ZERO, help="How far a request's date may be off. Default: 300.")
-@click.option("--log", type=_FILE, help="Append a JSON line a request.")
-@click.option(
-    "--merchant",
-    "merchants",
-    multiple=True,
-    metavar="ID",
-    help="One more merchant of the portfolio. Repeat it.",
-)
-@click.option("--certificate", type=_FILE, help="Whose key signs tokens (RS256): a certificate, PEM.")
-@click.option("--mle-key", type=_FILE, help="Decrypts requests: certificate and private key, PEM.")
-@click.option("--response-mle-certificate", type=_FILE, help="Replies are encrypted for it: PEM.")
-@click.option(
-    "--make-keys",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Serve with the throwaway keys in this folder; make them first if it has none.",
-)
-@click.option("--require-mle", is_flag=True, help="Refuse bodies that are not encrypted with 400.")
-@click.option(
-    "--plain-status",
-    "plain_statuses",
-    type=click.IntRange(200, 599),
-    multiple=True,
-    help="Never encrypt replies with this status. Repeat it.",
-)
+@add_flags
 def sandbox(
     host: str,
     port: int,
@@ -128,7 +80,7 @@ def sandbox(
     except ValueError as exc:
         raise _CannotServeError(str(exc)) from exc
     if not _is_loopback(host):
-        click.echo(f"Warning: {host} is not loopback; whoever reaches this port can use it.", err=True)
+        say(f"Warning: {host} is not loopback; whoever reaches this port can use it.", fg="yellow")
     try:
         asyncio.run(_serve(options, host, port, throwaway))
     except OSError as exc:

@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import click
 
 from batchcancel.cli import exit_codes, say, write_out
-from batchcancel.cli.ahead import say_what_is_ahead
-from batchcancel.cli.log import open_log_of
+from batchcancel.cli.ahead import say_what_expires, say_what_is_ahead
 from batchcancel.cli.loop import run_in_loop
-from batchcancel.cli.signals import signals_cancel, signals_stop
+from batchcancel.cli.observers import Observers
+from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
+from batchcancel.cli.watching import BAD, GOOD, SETTLED, count, most_rows, watch
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
 from batchcancel.job.workforce import Work, Workforce
-from batchcancel.model import RunState, RunSummary
-from batchcancel.observe import Broadcast
+from batchcancel.model import Outcome, RunState, RunSummary
 from batchcancel.observe.progress import show_progress
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.report import count_invoices, summary_json, summary_text
 from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
+
+_STYLES: Final = {
+    Outcome.CANCELED: GOOD,
+    Outcome.ALREADY_PAID: SETTLED,
+    Outcome.PARTIALLY_PAID: SETTLED,
+    Outcome.ERROR: BAD,
+}
 
 
 class Elsewhere(Protocol):
@@ -44,49 +51,69 @@ class Elsewhere(Protocol):
         ...
 
 
-def run_job(settings: Settings, *, open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None = None) -> int:
+def run_job(
+    settings: Settings,
+    observers: Observers,
+    *,
+    open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None = None,
+) -> int:
     """Run a job to its end, show it to a person, and return the exit code.
 
     Args:
         settings: What to do.
+        observers: Who else watches; told of everything but the end.
         open_elsewhere: Reaches where the work is done; None for this process.
 
     Raises:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
-    return run_in_loop(partial(_run_job, settings, open_elsewhere, _checked_page(settings)))
+    return run_in_loop(partial(_run_job, settings, observers, open_elsewhere, _checked_page(settings)))
 
 
 async def _run_job(
     settings: Settings,
+    observers: Observers,
     open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None,
     page: Path | None,
     before_run: list[int],
 ) -> int:
-    with signals_cancel(before_run), closing(open_log_of(settings)) as log:
-        watchers = Broadcast(log)
+    with signals_cancel(before_run):
+        watchers = observers.begin(settings)
         elsewhere = None if open_elsewhere is None else await open_elsewhere()
         open_workforce = None if elsewhere is None else elsewhere.open_workforce
-        async with Job(settings, on_event=watchers, open_workforce=open_workforce) as job:
+        job = Job(settings, on_event=watchers, open_workforce=open_workforce)
+        async with job, observers.watching(job):
             if elsewhere is not None:
                 await elsewhere.ensure_free(job)
             if job.has_rows:
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
                 say(f"  ledger    {settings.ledger}")
                 _say_what_is_planned(job)
-                _say_what_expires(job)
+                say_what_expires(job.expiries)
                 _say_what_is_torn(job)
                 await _confirm(job)
-            async with show_progress(settings.options.progress, total=job.check.to_settle) as progress:
-                watchers.add(progress)
-                with signals_stop(job) as received:
+            with signals_stop(job, cancels=True) as stops:
+                async with show_progress(settings.options.progress, _watched(job, stops)) as progress:
+                    watchers.add(progress)
                     summary = await job.run()
+    received = stops.received
     code = exit_codes.of_summary(summary, signum=received[0] if received else None)
+    observers.note_summary(summary)
     _write_result(summary, as_json=settings.options.json, exit_code=code)
     if page is not None and summary.run_id is not None:
         _write_page(settings.ledger, page, is_interrupted=bool(received))
     return code
+
+
+def _watched(job: Job, stops: Stops) -> Watched:
+    """Return what there is to watch of a run: rows on disk, by outcome."""
+
+    def counts() -> tuple[Count, ...]:
+        return tuple(count(word, number, _STYLES[word]) for word, number in job.outcomes.items())
+
+    total = most_rows(job.check, limit=job.settings.options.limit)
+    return watch(job, stops, total=total, counted_as="outcomes", counts=counts, vitals=job.vitals)
 
 
 def _checked_page(settings: Settings) -> Path | None:
@@ -124,24 +151,19 @@ def _write_page(ledger: Path, page: Path, *, is_interrupted: bool) -> None:
 def _say_what_is_planned(job: Job) -> None:
     if job.plan is None:
         return
-    age = show_duration(max(0.0, age_of(job.plan.record)))
+    age_s = age_of(job.plan.record)
+    age = show_duration(max(0.0, age_s))
     if job.takes_from_plan:
         known = count_invoices(job.plan.answers, "paid or canceled ")
-        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it, not asked about again")
-    else:
-        say(
-            f"Warning: {job.plan.path} was made {age} ago, and --plan-max-age is "
-            f"{show_duration(job.settings.plan_max_age_s)}: nothing is taken from it.",
-            fg="yellow",
-        )
-
-
-def _say_what_expires(job: Job) -> None:
-    for expiry in job.expiries:
-        say(f"  key       {expiry.what} {expiry.path}, valid until {expiry.date}")
-    for expiry in job.expiries:
-        if (warning := expiry.warning(time.time())) is not None:
-            say(f"Warning: {warning}", fg="yellow")
+        say(f"  plan      {job.plan.path}, made {age} ago: {known} in it")
+        return
+    most = show_duration(job.settings.plan_max_age_s)
+    why = (
+        f"was made {age} ago, and --plan-max-age is {most}"
+        if age_s > 0
+        else f"says that it will be made in {show_duration(-age_s)}: the clocks of two machines disagree"
+    )
+    say(f"Warning: {job.plan.path} {why}: nothing is taken from it.", fg="yellow")
 
 
 def _say_what_is_torn(job: Job) -> None:

@@ -30,10 +30,10 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
         engine = await connect(options)
         queue = shard_queue_of(shards.account, options)
         leave = _Leave(shards)
-        with signals_stop(leave) as received:
+        with signals_stop(leave, cancels=True) as stops:
             say(f"batchcancel worker: up to {slots} shards of {queue}, from Temporal at {options.address}")
             await shards.run(engine, queue, slots=slots, leaving=leave.asked)
-    return exit_codes.of_signal(received[0])
+    return exit_codes.of_signal(stops.received[0])
 
 
 class _Leave:

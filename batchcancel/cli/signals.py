@@ -10,16 +10,25 @@ from types import FrameType
 from typing import Final, Protocol
 
 from batchcancel.cli import say
+from batchcancel.observe.words import stopping_text
 from batchcancel.pipeline import DRAIN_S
 
-_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+ENDING_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that end a run well, each with an exit code of its own."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing was being sent."""
+    """A signal came while nothing was being changed."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, what_was_left: str = "nothing was sent") -> None:
+        """Note what a person has to know.
+
+        Args:
+            signum: The signal.
+            what_was_left: What was not done, the end of a sentence.
+        """
         self.signum = signum
+        self.what_was_left = what_was_left
 
 
 class Stoppable(Protocol):
@@ -37,7 +46,7 @@ def signals_raise() -> Iterator[None]:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             signal.signal(signum, interrupt)
@@ -64,7 +73,7 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
             task.cancel()
         received.append(signum)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(signum, cancel, signum)
@@ -76,34 +85,57 @@ def signals_cancel(received: list[int]) -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
-@contextmanager
-def signals_stop(stoppable: Stoppable) -> Iterator[list[int]]:
-    """Make each signal stop what is going on, and a second one abort it; collect those that came."""
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
+class Stops:
+    """Stop what is going on for a signal or a key, and abort it for the second one."""
 
-    def stop(signum: int) -> None:
-        received.append(signum)
+    def __init__(self, stoppable: Stoppable, *, cancels: bool) -> None:
+        self._stoppable = stoppable
+        self.cancels: Final = cancels
+        """Whether invoices are canceled, or only looked at."""
+        self.received: list[int] = []
+        """The signals that came; a key counts as the signal that it stands for."""
+
+    def stop(self, signum: int, *, key: str | None = None) -> None:
+        """Stop, and say so.
+
+        Args:
+            signum: The signal.
+            key: What was pressed in its stead; None for the signal itself.
+        """
+        self.received.append(signum)
         name = signal.Signals(signum).name
+        said = key or name
         say(
-            f"{name}: no new cancelation leaves; waiting up to {DRAIN_S:.0f} s for what is in flight."
-            if len(received) == 1
-            else f"{name}: stopping at once.",
+            f"{said}: {stopping_text(cancels=self.cancels)}; "
+            f"waiting up to {DRAIN_S:.0f} s for what is in flight."
+            if len(self.received) == 1
+            else f"{said}: stopping at once.",
             fg="yellow",
         )
-        stoppable.stop(name)
+        self._stoppable.stop(name)
 
-    previous = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+
+@contextmanager
+def signals_stop(stoppable: Stoppable, *, cancels: bool) -> Iterator[Stops]:
+    """Make each signal stop what is going on, and a second one abort it.
+
+    Args:
+        stoppable: What is going on.
+        cancels: Whether it cancels invoices, or only looks at them; what is said of a stop depends on it.
+    """
+    loop = asyncio.get_running_loop()
+    stops = Stops(stoppable, cancels=cancels)
+    previous = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     for signum, handler in previous.items():
         if handler is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, stop, signum)
+            loop.add_signal_handler(signum, stops.stop, signum)
     try:
-        yield received
+        yield stops
     finally:
         for signum, handler in previous.items():
             loop.remove_signal_handler(signum)
             # Once one has come, the exit code is its own: those after it must not change it on the way out.
             # Where none has, everything is on disk and a signal may end the process as it likes: the
             # handler from before the run would say that nothing was sent.
-            ended_handler = signal.SIG_IGN if received or handler is signal.SIG_IGN else signal.SIG_DFL
+            ended_handler = signal.SIG_IGN if stops.received or handler is signal.SIG_IGN else signal.SIG_DFL
             signal.signal(signum, ended_handler)

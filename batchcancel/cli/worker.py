@@ -10,14 +10,26 @@ import click
 from batchcancel.cli import say
 from batchcancel.cli.engine import add_engine_flags, take_engine_options
 from batchcancel.cli.flags import add_flags, given
+from batchcancel.cli.help import TaskCommand, flag
+from batchcancel.settings.options import Task
 
 _FLAGS: Final = ("env", "base_url", "log_format", "log_level", "log_file")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(
+    cls=TaskCommand,
+    examples=[
+        ("Work for the test host, on this host", "batchcancel worker --env test"),
+        (
+            "With a server of your own",
+            "batchcancel worker --env test --address temporal.example:7233 --tls",
+        ),
+    ],
+)
 @add_engine_flags
-@click.option(
+@flag(
     "--slots",
+    task=Task.PACE,
     type=click.IntRange(1, 100),
     default=8,
     show_default=True,

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from time import monotonic
 from typing import Final
 
@@ -30,6 +31,9 @@ from batchcancel.job.workforce import Work
 from batchcancel.model import (
     ManifestRow,
     Outcome,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
     Reason,
     RequestKind,
     Result,
@@ -93,6 +97,13 @@ class _Counts:
     left_open: int = 0
 
 
+class Wish(StrEnum):
+    """What a person at the coordinator asks of all workers; the names of the workflow's signals."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
 class Coordinator:
     """Hand the rows of a run out in shards, and write what comes back; a ``Workforce`` of the job's."""
 
@@ -149,6 +160,9 @@ class Coordinator:
         """Rows of such shards whose cancelation may have been acted on, by number."""
         self._counts = _Counts()
         self._failures: list[Exception] = []
+        self._paused_since: float | None = None
+        self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
+        """What whoever drives it is to pass on, in that order."""
         self.stopping = asyncio.Event()
         """Set once no shard is to go on."""
         self.aborting = asyncio.Event()
@@ -160,6 +174,11 @@ class Coordinator:
     def merchant_count(self) -> int:
         """How many merchants there are rows of."""
         return 1
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody here has paused the job."""
+        return self._paused_since is not None
 
     @property
     def is_at_limit(self) -> bool:
@@ -186,6 +205,21 @@ class Coordinator:
             await self._write_what_is_unknown()
         if self._failures:
             raise min(self._failures, key=precedence)
+
+    def pause(self) -> None:
+        """Have shards taken back, and no more worked on until ``resume``."""
+        if self._paused_since is None and not self.stopping.is_set():
+            self._paused_since = monotonic()
+            self.wishes.put_nowait(Wish.PAUSE)
+            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+
+    def resume(self) -> None:
+        """End what ``pause`` has begun, if it has."""
+        if self._paused_since is not None:
+            lasted_s = monotonic() - self._paused_since
+            self._paused_since = None
+            self.wishes.put_nowait(Wish.RESUME)
+            self._work.on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
 
     def stop(self, why: str) -> None:
         """Have no new cancelation leave: shards that are out hand in what they have."""
@@ -229,7 +263,7 @@ class Coordinator:
             in_flight=0,
             allowed_rate=self._shares.rate,
             set_rate=set_rate,
-            held_by=None,
+            held_by=PauseCause.BY_HAND if self.is_paused else None,
             rows_left=to_settle - self._counts.results.total(),
             is_stopping=self.stopping.is_set(),
         )

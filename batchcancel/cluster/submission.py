@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from temporalio import activity
@@ -117,7 +118,11 @@ class Submission:
         try:
             return await self._engine.start_workflow(
                 AccountRun.run,
-                Task(shard_queue=shard_queue_of(self._account, self._options), score=coordinator.score()),
+                Task(
+                    shard_queue=shard_queue_of(self._account, self._options),
+                    is_paused=coordinator.is_paused,
+                    score=coordinator.score(),
+                ),
                 id=workflow_id_of(self._account),
                 task_queue=queue,
                 memo={MEMO: memo},
@@ -134,6 +139,7 @@ class Submission:
         """Return once the workflow has ended, or nobody waits for it any more."""
         ending = asyncio.create_task(self._end_when_stopping(handle, coordinator))
         result = asyncio.create_task(self._result(handle, coordinator))
+        passing_on = asyncio.create_task(self._pass_on(handle, coordinator))
         aborting = asyncio.create_task(coordinator.aborting.wait())
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,9 +149,10 @@ class Submission:
             await _terminate(handle, "its coordinator was cancelled")
             raise
         finally:
-            for task in (ending, result, aborting):
+            tasks = {ending, result, passing_on, aborting}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({ending, result, aborting})
+            await asyncio.wait(tasks)
         if not result.cancelled():
             result.result()
 
@@ -164,6 +171,11 @@ class Submission:
     async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         await coordinator.stopping.wait()
         await self._persistently(coordinator, lambda: handle.signal(AccountRun.end))
+
+    async def _pass_on(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        while True:
+            wish = await coordinator.wishes.get()
+            await self._persistently(coordinator, partial(handle.signal, wish.value))
 
     async def _persistently(self, coordinator: Coordinator, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Call Temporal until it answers; None once nobody waits for that any more."""

@@ -14,7 +14,11 @@ from batchcancel.settings import Settings
 
 
 async def base_url_of(
-    settings: Settings, *, merchants: Collection[str | None], resources: AsyncExitStack
+    settings: Settings,
+    *,
+    merchants: Collection[str | None],
+    resources: AsyncExitStack,
+    simulated_invoices: int = 0,
 ) -> str:
     """Return the address that is called; start the simulator first where it is the one.
 
@@ -22,12 +26,13 @@ async def base_url_of(
         settings: What to call.
         merchants: Whose rows there are, for a simulator that is started; None is the run's own merchant.
         resources: Owns a simulator that is started.
+        simulated_invoices: How many made-up invoices it begins with.
     """
     if settings.base_url is not None:
         return settings.base_url
     from batchcancel import sandbox  # noqa: PLC0415 - only where it is used
 
-    options = sandbox.SandboxOptions()
+    options = sandbox.SandboxOptions(invoices=simulated_invoices)
     if settings.options.merchant_column is not None:
         portfolio_id = sandbox.SANDBOX_PORTFOLIO_ID
         options = sandbox.SandboxOptions(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from batchcancel.errors import LedgerFaultError, SafetyStopError
 from batchcancel.job.workforce import Workforce
-from batchcancel.model import ManifestRow, Reason, RunState, StoppedMerchant, Tally, Vitals
+from batchcancel.model import ManifestRow, PauseCause, Reason, RunState, StoppedMerchant, Tally, Vitals
 from batchcancel.settings import Settings
 
 
@@ -41,7 +41,21 @@ class Course:
         self.own_merchant_id = ""
         """The merchant whose rows name none; set once it is known."""
         self._workforce: Workforce | None = None
+        self._is_paused = False
+        """Whether it is paused by hand, or is to begin so."""
         self._stopped: Ending | None = None
+
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; what is in flight comes back. It may begin paused."""
+        self._is_paused = True
+        if self._workforce is not None:
+            self._workforce.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again."""
+        self._is_paused = False
+        if self._workforce is not None:
+            self._workforce.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight; a second call aborts.
@@ -88,7 +102,7 @@ class Course:
             in_flight=0,
             allowed_rate=set_rate,
             set_rate=set_rate,
-            held_by=None,
+            held_by=PauseCause.BY_HAND if self._is_paused else None,
             rows_left=to_settle,
             is_stopping=self._stopped is not None,
         )
@@ -113,6 +127,8 @@ class Course:
             Exception: A defect.
         """
         self._workforce = workforce
+        if self._is_paused:
+            workforce.pause()
         if self._stopped is not None:
             workforce.stop(str(self._stopped.why))
         try:

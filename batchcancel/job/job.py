@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from time import time
 from types import TracebackType
 from typing import Final, Self
+
+from msgspec.structs import replace
 
 from batchcancel.api import Client, Expiry, ServiceClock
 from batchcancel.errors import ConservationError, LedgerFaultError, LedgerWriteError, SettingsError
@@ -26,6 +29,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     ManifestRow,
+    Outcome,
     Result,
     RunState,
     RunSummary,
@@ -73,7 +77,7 @@ class Job:
         self.takes_from_plan = False
         """Whether there is a plan that is young enough to take answers from."""
         self._summary: RunSummary | None = None
-        self._account: Account
+        self._account: Account | None = None
         self._deliver: asyncio.Queue[tuple[Result, ...] | None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -143,12 +147,33 @@ class Job:
             raise RuntimeError("the run has not ended yet")
         return self._summary
 
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """Rows of this run that are on disk by now, by outcome; all four are there, zero or not."""
+        return dict.fromkeys(Outcome, 0) if self._account is None else self._account.outcomes
+
     def vitals(self) -> Vitals:
         """Tell what the run is doing at the moment; costs microseconds a merchant, whatever the run's size.
 
         May be asked at any time once everything is open, before the run and after it too.
         """
-        return self._course.vitals(to_settle=self.check.to_settle)
+        vitals = self._course.vitals(to_settle=self.check.to_settle)
+        if self._account is None:
+            return vitals
+        return replace(vitals, amounts_canceled=self._account.amounts_canceled)
+
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``, whatever its kind; what is in flight comes back.
+
+        Before the run it begins paused; a run that is stopping, or paused already, is left as it is. Time
+        paused counts against no invoice's time and no outage, but against ``--max-duration``. A stop ends
+        a paused run at once.
+        """
+        self._course.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again; a run that is not paused is left as it is."""
+        self._course.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight, 8 seconds at most.
@@ -192,13 +217,13 @@ class Job:
             LedgerWriteError: The ledger can't be written any more; what is on disk is true.
             ConservationError: The rows do not add up: a defect.
         """
-        self._account = Account(self.settings, merchant_id=self.merchant_id)
+        self._account = account = Account(self.settings, merchant_id=self.merchant_id)
         if not self.has_rows:
-            self._summary = self._account.close(None, COMPLETE, Tally())
+            self._summary = account.close(None, COMPLETE, Tally())
             return self._summary
-        record = self._account.open(self.check, base_url=self._base_url)
+        record = account.open(self.check, base_url=self._base_url)
         await self._opened.ledger.begin(
-            record, on_commit=self._note_commit, on_failure=self._note_ledger_failure
+            record, on_commit=partial(self._note_commit, account), on_failure=self._note_ledger_failure
         )
         try:
             ending = await self._work(record)
@@ -216,7 +241,7 @@ class Job:
             await self._end(Ending(state=RunState.STOPPED, why="a defect in the program"))
             raise ConservationError(f"The rows do not add up, which is a defect: {tally}.")
         await self._end(ending)
-        self._summary = self._account.close(record.run_id, ending, tally, self._course.stopped_merchants())
+        self._summary = account.close(record.run_id, ending, tally, self._course.stopped_merchants())
         return self._summary
 
     async def _end(self, ending: Ending) -> None:
@@ -278,9 +303,8 @@ class Job:
             return rows
         return with_answers(rows, opened.plan, ledger_began_at=opened.ledger.history.first_started_at)
 
-    async def _note_commit(self, group: GroupCommitted) -> None:
-        for result in group.results:
-            self._account.note(result)
+    async def _note_commit(self, account: Account, group: GroupCommitted) -> None:
+        account.note(group.results)
         self._on_event(group)
         if self._deliver is not None and group.results:
             await self._deliver.put(group.results)

@@ -67,13 +67,19 @@ class Reading:
     ) -> None:
         await self._resources.aclose()
 
-    async def open(self, merchants: Collection[str | None] = (None,)) -> None:
+    async def open(self, merchants: Collection[str | None] = (None,), *, simulated_invoices: int = 0) -> None:
         """Open the client, and the simulator where it is what is called; nothing is sent.
 
         Args:
             merchants: Whose invoices are looked at; None is the own merchant.
+            simulated_invoices: How many made-up invoices the simulator begins with.
         """
-        self.base_url = await base_url_of(self.settings, merchants=merchants, resources=self._resources)
+        self.base_url = await base_url_of(
+            self.settings,
+            merchants=merchants,
+            resources=self._resources,
+            simulated_invoices=simulated_invoices,
+        )
         client = build_client(
             self.settings,
             self._keys,
@@ -128,6 +134,14 @@ class Reading:
     def vitals(self, *, to_settle: int) -> Vitals:
         """Tell what is going on at the moment."""
         return self._course.vitals(to_settle=to_settle)
+
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; as ``Job.pause`` does."""
+        self._course.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again; what is not paused is left as it is."""
+        self._course.resume()
 
     def stop(self, why: str) -> None:
         """Send nothing new and wait for what is in flight; a second call does not wait."""

@@ -36,6 +36,14 @@ class Workforce(Protocol):
         """Bring every row to its end; see ``Fleet.run``."""
         ...
 
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; see ``Fleet.pause``."""
+        ...
+
+    def resume(self) -> None:
+        """End what ``pause`` has begun, if it has."""
+        ...
+
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight."""
         ...

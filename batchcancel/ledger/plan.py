@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -168,6 +169,8 @@ class Plan:
                 f"The plan {self.path} was written by a newer version of batchcancel. Use that version, or "
                 "make the plan again."
             )
+        if not _is_time(record.started_at):
+            raise self._refused("its first line has no time")
         self.record = record
         starts: dict[str | None, int] = {}
         rows = 0
@@ -182,6 +185,8 @@ class Plan:
         start = starts.get(record.file or None)
         if start is None or not 0 < record.row <= len(self._offsets) - start:
             raise self._refused(f"line {line.number} is about a row that its manifest does not have")
+        if not _is_time(record.at):
+            raise self._refused(f"line {line.number} has no time")
         if record.reason in _LASTING:
             number = start + record.row - 1
             self.answers += self._offsets[number] == _NOWHERE
@@ -200,3 +205,11 @@ def _decode(line: bytes) -> _Record | None:
     except (msgspec.MsgspecError, RecursionError):
         return None
     return record
+
+
+def _is_time(text: str) -> bool:
+    """Tell whether a text is a time with its offset, as every line has one."""
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

@@ -28,6 +28,7 @@ from batchcancel.buckets import Buckets
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, LedgerWriteError
 from batchcancel.ledger.record import (
     MAX_LINE_BYTES,
+    PLAN_START,
     RUN_START,
     EndRecord,
     Record,
@@ -278,11 +279,13 @@ def read_records(fd: int, path: Path) -> Iterator[tuple[Line, Record | None]]:
         path: Its name, for messages.
 
     Raises:
-        LedgerMismatchError: A newer version wrote a line.
+        LedgerMismatchError: The file is a plan, or a newer version wrote a line.
         LedgerFaultError: The file can't be read.
     """
     try:
         for line in read_lines(fd):
+            if line.number == 1 and line.data.startswith(PLAN_START):  # its other lines are like a ledger's
+                raise LedgerMismatchError(f"{path} is a plan and no ledger. Name the ledger of a run.")
             yield line, _decode(line, path)
     except OSError as exc:
         raise _unreadable(path, exc) from exc

@@ -44,6 +44,8 @@ FORMAT_VERSION: Final = 1
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 RUN_START: Final = b'{"type":"run"'
 """How the first line of every ledger begins."""
+PLAN_START: Final = b'{"type":"plan"'
+"""How the first line of every plan begins, which is no ledger."""
 
 
 class ManifestRecord(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What an invoice id may look like, and how text that is none is recorded."""
+"""What ids of invoices and merchants may look like, and how text that is none is recorded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ _ID: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_MERCHANT_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def is_valid_id(text: str) -> bool:
     """Tell whether a trimmed text may be sent as an invoice id."""
     return _ID.fullmatch(text) is not None
+
+
+def is_merchant_id(text: str) -> bool:
+    """Tell whether a text may be sent as a merchant's id: printable ASCII, no spaces."""
+    return _MERCHANT_ID.fullmatch(text) is not None
 
 
 def recorded_text(text: str) -> str:

@@ -13,13 +13,12 @@ from msgspec import Raw, Struct
 
 from batchcancel.errors import ManifestError
 from batchcancel.manifest.columns import find_column, find_id_column, is_usual, refuse_suspect_header
-from batchcancel.manifest.ids import is_valid_id, recorded_text
+from batchcancel.manifest.ids import is_merchant_id, is_valid_id, recorded_text
 from batchcancel.manifest.options import Format, ManifestOptions, malformed
 
 _MAX_CELL_LENGTH: Final = 4096
 """Characters of a cell besides the id: more would bloat the ledger, and a cut one would not be the truth."""
 
-_MERCHANT_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _INTEGER: Final = re.compile(rb"-?[0-9]+")
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
@@ -220,7 +219,7 @@ def _merchant_id(text: str | None, options: ManifestOptions, *, name: str, line:
     if options.merchant_column is None:
         return None
     text = text or ""
-    if not _MERCHANT_ID.fullmatch(text):
+    if not is_merchant_id(text):
         raise malformed(
             name,
             line,

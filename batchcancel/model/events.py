@@ -23,9 +23,10 @@ class RequestFinished(Struct, frozen=True, kw_only=True):
 
 
 class RetryScheduled(Struct, frozen=True, kw_only=True):
-    """An invoice waits for its next request."""
+    """An invoice waits for its next request, or a page of the list does."""
 
-    invoice_id: str
+    invoice_id: str | None
+    """None for a page."""
     kind: RequestKind
     wait_s: float
 
@@ -36,6 +37,8 @@ class PauseCause(StrEnum):
     RATE_LIMITED = "rate_limited"
     KEY_IN_DOUBT = "key_in_doubt"
     OUTAGE = "outage"
+    BY_HAND = "by_hand"
+    """Whoever watches the run asked for it."""
 
 
 class PauseStarted(Struct, frozen=True, kw_only=True):
@@ -105,6 +108,20 @@ class DecryptionFailed(Struct, frozen=True, kw_only=True):
     """Whether there is a key to decrypt with; without one, no encrypted reply was asked for."""
 
 
+class ListProgressed(Struct, frozen=True, kw_only=True):
+    """A page of the list was read, or an invoice of it was looked up."""
+
+    rows: int
+    """Invoices that were read so far, of every status."""
+    status: str | None = None
+    """Whose pages are read; None once all are."""
+    total: int | None = None
+    """How many invoices of that status there are; None where that is not said."""
+    to_look_up: int = 0
+    """Invoices that are looked up for what the list does not say, once all pages are read."""
+    looked_up: int = 0
+
+
 Event = (
     RequestFinished
     | RetryScheduled
@@ -117,4 +134,5 @@ Event = (
     | MerchantStopped
     | KeyFileChanged
     | DecryptionFailed
+    | ListProgressed
 )

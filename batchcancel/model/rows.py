@@ -92,6 +92,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
     balance: str | None = None
     currency: str | None = None
     due_date: str | None = None
+    created_at: str | None = None
+    """When the invoice was created, UTC, on the service's clock."""
     correlation_id: str | None = None
     submitted_at: str | None = None
     at: str

@@ -20,5 +20,7 @@ class Vitals(Struct, frozen=True, kw_only=True):
     """Why nothing leaves at the moment; None if something may. One merchant of several may wait alone."""
     rows_left: int
     """Invoices to settle that have no row of this run yet."""
+    amounts_canceled: dict[str, str] = {}
+    """Total amount of the invoices that this run has canceled, by currency; their rows are on disk."""
     is_stopping: bool
-    """Whether no new cancelation leaves any more: what is in flight is drained."""
+    """Whether no new cancelation leaves any more, or no new look-up: what is in flight is drained."""

@@ -1,4 +1,4 @@
-"""Listeners to a run's events: logs and progress."""
+"""Listeners to a run's events: logs, progress and metrics; and who is told of its start and end."""
 
 from __future__ import annotations
 

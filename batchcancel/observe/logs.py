@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    ListProgressed,
     MerchantStopped,
     PauseCause,
     PauseEnded,
@@ -25,6 +27,7 @@ from batchcancel.model import (
     RetryScheduled,
     StopRequested,
 )
+from batchcancel.observe.colour import wants_colour
 
 
 class Log:
@@ -39,6 +42,11 @@ class Log:
         """Write the event's line."""
         if self._tells_requests or not isinstance(event, RequestFinished):  # by far the most, rarely wanted
             _write(self._logger, event)
+
+    def warn(self, event: str, **fields: str | None) -> None:
+        """Write a line about something beside the run that failed; nobody has to be able to read it."""
+        with suppress(OSError):
+            self._logger.warning(event, **fields)
 
     def close(self) -> None:
         """Close the log's file, if it has one; every line is in it already."""
@@ -65,7 +73,7 @@ def open_log(*, level: str, as_json: bool, path: Path | None) -> Log:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer()
             if as_json
-            else structlog.dev.ConsoleRenderer(colors=_wants_colour(stream or sys.stderr)),
+            else structlog.dev.ConsoleRenderer(colors=wants_colour(stream or sys.stderr)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         context_class=dict,
@@ -106,10 +114,6 @@ def _open_private(path: Path) -> TextIO:
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
-def _wants_colour(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR")
-
-
 def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own type is Any
     match event:
         case RequestFinished():
@@ -142,12 +146,27 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
                 size_bytes=event.size_bytes,
                 sync_ms=round(event.sync_s * 1000, 1),
             )
+        case ListProgressed():
+            log.debug(
+                "list.progressed",
+                rows=event.rows,
+                status=event.status,
+                total=event.total,
+                looked_up=event.looked_up,
+                to_look_up=event.to_look_up,
+            )
+        case StopRequested() | MerchantStopped():
+            _write_stop(log, event)
+        case KeyFileChanged() | DecryptionFailed():
+            _write_key(log, event)
+
+
+def _write_stop(log: Any, event: StopRequested | MerchantStopped) -> None:  # noqa: ANN401 - as above
+    match event:
         case StopRequested():
             log.info("stop.requested", why=event.why)
         case MerchantStopped():
             log.warning("merchant.stopped", merchant_id=event.merchant_id, why=event.why)
-        case KeyFileChanged() | DecryptionFailed():
-            _write_key(log, event)
 
 
 def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # noqa: ANN401 - as above

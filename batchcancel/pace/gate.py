@@ -1,4 +1,4 @@
-"""The gate that every request passes: open, closed for a while, held shut, or shut for good."""
+"""The gate that every request passes: open, closed for a while, held shut (by hand too), or for good."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Gate:
         self._holds: list[PauseCause] = []
         """Why it is held shut, the latest cause last."""
         self._released = asyncio.Event()
+        self._resumed = asyncio.Event()
 
     @property
     def is_stopping(self) -> bool:
@@ -40,13 +41,29 @@ class Gate:
     def held_by(self) -> PauseCause | None:
         """Why no request may leave now; None if one may."""
         if self._holds:
-            return self._holds[-1]
+            return PauseCause.BY_HAND if self.is_paused else self._holds[-1]
         return PauseCause.RATE_LIMITED if self._quota.pause_left_s > 0 else None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is shut by hand, for signed reads too."""
+        return PauseCause.BY_HAND in self._holds
+
+    def pause(self) -> None:
+        """Shut the gate by hand, until ``resume``; signed reads, which go past it, have to wait too."""
+        self._shut(PauseCause.BY_HAND)
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        """End what ``pause`` has begun."""
+        self._reopen(PauseCause.BY_HAND)
+        self._resumed.set()
 
     def stop(self) -> None:
         """Stop for good: sleeps end, and who waits at the closed gate is sent home."""
         self._stop.set()
         self._released.set()
+        self._resumed.set()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for that long, but no longer than until the run stops."""
@@ -79,14 +96,11 @@ class Gate:
         """Keep the gate shut for the length of the block."""
         began_at = self._clock()
         self._on_event(PauseStarted(cause=cause, wait_s=None, last_failure=last_failure))
-        self._holds.append(cause)
-        self._released.clear()
+        self._shut(cause)
         try:
             yield
         finally:
-            self._holds.remove(cause)
-            if not self._holds:
-                self._released.set()
+            self._reopen(cause)
             self._on_event(PauseEnded(cause=cause, lasted_s=self._clock() - began_at))
 
     def pass_by(self) -> bool:
@@ -109,3 +123,23 @@ class Gate:
                 await self._released.wait()
             else:
                 await self.sleep(self._quota.pause_left_s)
+
+    async def wait_resumed(self) -> None:
+        """Return once the gate is not shut by hand.
+
+        Raises:
+            RunStoppingError: The run is stopping and the gate is shut by hand.
+        """
+        while self.is_paused:
+            if self.is_stopping:
+                raise RunStoppingError("the run is stopping while it is paused")
+            await self._resumed.wait()
+
+    def _shut(self, cause: PauseCause) -> None:
+        self._holds.append(cause)
+        self._released.clear()
+
+    def _reopen(self, cause: PauseCause) -> None:
+        self._holds.remove(cause)
+        if not self._holds:
+            self._released.set()

@@ -29,6 +29,9 @@ class Health:
         self._in_vain_since: float | None = None
         """When the first request left that was in vain; None if none was since the last good reply."""
         self._outages: list[tuple[float, float]] = []
+        self._pauses: list[tuple[float, float]] = []
+        """When nothing left because somebody had asked for it."""
+        self._paused_since: float | None = None
 
     def note_good(self, now: float, sent_at: float) -> bool:
         """Record a good reply: it ends a streak, unless it answers a request that left before the streak's.
@@ -108,6 +111,33 @@ class Health:
         """Tell whether a request that left at that time fell into an outage."""
         return any(began <= at <= ended for began, ended in self._outages)
 
-    def outage_s_since(self, began_at: float) -> float:
-        """Return the seconds of outage since then."""
-        return sum(max(0.0, ended - max(began, began_at)) for began, ended in self._outages)
+    def note_pause(self, now: float) -> None:
+        """Record that nothing leaves from now on, by hand."""
+        self._paused_since = now
+
+    def note_resumption(self, now: float) -> None:
+        """Record that requests may leave again, as far as the hand goes."""
+        if self._paused_since is not None:
+            self._pauses.append((self._paused_since, now))
+            self._paused_since = None
+
+    def paused_s_since(self, began_at: float, now: float) -> float:
+        """Return the seconds since then that it was paused by hand."""
+        return _covered_s(self._pauses_until(now), began_at)
+
+    def idle_s_since(self, began_at: float, now: float) -> float:
+        """Return the seconds since then that were an outage or paused by hand, those that were both once."""
+        return _covered_s([*self._outages, *self._pauses_until(now)], began_at)
+
+    def _pauses_until(self, now: float) -> list[tuple[float, float]]:
+        return self._pauses if self._paused_since is None else [*self._pauses, (self._paused_since, now)]
+
+
+def _covered_s(spans: list[tuple[float, float]], began_at: float) -> float:
+    """Return how much of the time since then some spans cover."""
+    covered_s, reached = 0.0, began_at
+    for began, ended in sorted(spans):
+        if ended > reached:
+            covered_s += ended - max(began, reached)
+            reached = ended
+    return covered_s

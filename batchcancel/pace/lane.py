@@ -114,9 +114,22 @@ class Pace:
         """Tell whether a request that left at that time (monotonic seconds) fell into an outage."""
         return self._health.was_in_outage(at)
 
-    def outage_s_since(self, began_at: float) -> float:
-        """Return the seconds of outage since that time (monotonic seconds)."""
-        return self._health.outage_s_since(began_at)
+    def idle_s_since(self, began_at: float) -> float:
+        """Return the seconds since that time (monotonic) that were an outage, or paused by hand."""
+        return self._health.idle_s_since(began_at, self._clock())
+
+    def pause(self) -> None:
+        """Let nothing leave, not even a signed read, until ``resume``; what is in flight comes back.
+
+        That time counts against no invoice and no outage.
+        """
+        self._health.note_pause(self._clock())
+        self._gate.pause()
+
+    def resume(self) -> None:
+        """End what ``pause`` has begun."""
+        self._health.note_resumption(self._clock())
+        self._gate.resume()
 
     async def send(
         self,
@@ -293,13 +306,14 @@ class Pace:
             return
         self._too_long = OutageTooLongError(
             f"The service asks to wait {wait_s:.0f} s, longer than --max-outage leaves. "
-            "The open rows stay open: run the same command again later."
+            "What is open stays open: run the same command again later."
         )
         if wait_s > self._max_outage_s:  # nobody who shares the quota would wait that long
             self.quota.too_long = self._too_long
 
     def _outage_left_s(self) -> float:
-        return self._max_outage_s - (self._clock() - self._health.silent_since)
+        now, silent_since = self._clock(), self._health.silent_since
+        return self._max_outage_s - (now - silent_since - self._health.paused_s_since(silent_since, now))
 
     async def _decide_streak(self) -> None:
         """Find out what a streak of failures means, by one signed read while everyone waits."""
@@ -327,7 +341,8 @@ class Pace:
         raise self._refuse_key(refused)
 
     async def _probe(self) -> Reply | TransportError:
-        """Send the signed read past the gate."""
+        """Send the signed read past the gate, unless that is shut by hand."""
+        await self._gate.wait_resumed()
         async with self._slots:
             await self.quota.take()
             sent_at = self._clock()
@@ -363,7 +378,7 @@ class Pace:
         raise OutageTooLongError(
             f"The service gave no good reply for {self._max_outage_s:.0f} s (--max-outage); "
             f"the last one failed with {self._health.last_failure}. "
-            "The open rows stay open: run the same command again once it is back."
+            "What is open stays open: run the same command again once it is back."
         )
 
     def _refuse_key(self, reply: Reply) -> CredentialsRefusedError:
@@ -372,7 +387,7 @@ class Pace:
             f"The service refuses the key or the account (HTTP {reply.http_status} to a signed read). "
             "Check the merchant id, the key id, the shared secret, that the key belongs to this environment "
             "and, with a meta key, that its portfolio may act for the merchant. "
-            "The open rows stay open: run the same command again afterwards."
+            "What is open stays open: run the same command again afterwards."
         )
         return self._key_refused
 

@@ -84,6 +84,10 @@ class Quota:
             self._paused_since = now
             self._on_event(PauseStarted(cause=PauseCause.RATE_LIMITED, wait_s=seconds))
 
+    def note_pause(self, lasted_s: float) -> None:
+        """Note that nobody has departed for so long until now, for a reason that is not the rate's."""
+        self._throttle.note_pause(lasted_s)
+
     def note_passage(self) -> None:
         """Note that somebody may depart: a pause that there was is over."""
         if self._paused_since is not None:

@@ -130,6 +130,12 @@ class Tempo:
         self._pause(now, pause_s)
         return cut_to
 
+    def note_pause(self, now: float, lasted_s: float) -> None:
+        """Record that nothing has left for so long until now, for a reason that is not the rate's."""
+        new_s = min(lasted_s, now - self._resumes_at)
+        if new_s > 0:
+            self._pause(now - new_s, new_s)
+
     # --- inside -------------------------------------------------------------------------------
 
     @property

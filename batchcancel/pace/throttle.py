@@ -69,6 +69,10 @@ class Throttle:
             self._limiter.retune(self._tempo.rate(now))
         await self._limiter.take(sleep)
 
+    def note_pause(self, lasted_s: float) -> None:
+        """Note that nothing has left for so long until now, for a reason that is not the rate's."""
+        self._tempo.note_pause(self._clock(), lasted_s)
+
     def learn(self, reply: Reply, *, sent_at: float) -> float:
         """Take in a reply of any kind.
 

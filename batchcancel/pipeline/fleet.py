@@ -18,7 +18,18 @@ from batchcancel.errors import (
     RunStoppingError,
     SafetyStopError,
 )
-from batchcancel.model import Event, ManifestRow, MerchantStopped, Reason, StoppedMerchant, Tally, Vitals
+from batchcancel.model import (
+    Event,
+    ManifestRow,
+    MerchantStopped,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
+    Reason,
+    StoppedMerchant,
+    Tally,
+    Vitals,
+)
 from batchcancel.pace import Pace
 from batchcancel.pipeline.crew import Crew
 from batchcancel.pipeline.entrance import Entrance
@@ -88,6 +99,9 @@ class Fleet:
         self._failures: list[Exception] = []
         self._stopped_for: str | None = None
         """Why everything stops; None as long as it does not."""
+        self._clock = asyncio.get_running_loop().time
+        self._paused_since: float | None = None
+        """When ``pause`` was called, unless that is over."""
 
     @property
     def merchant_count(self) -> int:
@@ -149,8 +163,33 @@ class Fleet:
             is_stopping=self._stopped_for is not None,
         )
 
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; what is in flight comes back.
+
+        A fleet that is stopping, or paused already, is left as it is.
+        """
+        if self._paused_since is None and self._stopped_for is None:
+            self._paused_since = self._clock()
+            for lane in self._lanes.values():
+                lane.pace.pause()
+            self._on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+
+    def resume(self) -> None:
+        """End what ``pause`` has begun, if it has."""
+        if self._paused_since is not None:
+            paused_s = self._clock() - self._paused_since
+            for quota in {lane.pace.quota for lane in self._lanes.values()}:
+                quota.note_pause(paused_s)
+            for lane in self._lanes.values():
+                lane.pace.resume()
+            self._end_pause()
+
     def stop(self, why: str) -> None:
-        """Let no new cancelation leave and drain what is in flight; see ``Pipeline.stop``."""
+        """Let no new cancelation leave and drain what is in flight; see ``Pipeline.stop``.
+
+        A pause is over by that, but who waits because of it goes home instead of asking.
+        """
+        self._end_pause()
         if self._stopped_for is None:
             self._stopped_for = why
             self._room.release()  # wakes the reader, which reads on no more
@@ -227,6 +266,8 @@ class Fleet:
         if lane is None:
             lane = self._open_lane(merchant_id, lambda failure: self._note_failure(merchant_id, failure))
             self._lanes[merchant_id] = lane
+            if self._paused_since is not None:
+                lane.pace.pause()
             if self._stopped_for is not None:
                 lane.stop(self._stopped_for)
             if not self._is_alone:
@@ -255,6 +296,12 @@ class Fleet:
         while (row := await lane.rows.get()) is not None:
             self._room.release()
             yield row
+
+    def _end_pause(self) -> None:
+        if self._paused_since is not None:
+            lasted_s = self._clock() - self._paused_since
+            self._paused_since = None
+            self._on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
 
     # --- failures ---------------------------------------------------------------------------------
 

@@ -1,16 +1,22 @@
 """Tables for spreadsheets and programs: one row an invoice, its latest answer.
 
 A spreadsheet takes text that begins with ``= + - @``, a tab or a carriage return for a formula, and a
-formula can send the sheet's content away. Such text gets an apostrophe before it in CSV and XLSX. JSONL
-is for programs and holds every text as the ledger does.
+formula can send the sheet's content away. Such text gets an apostrophe before it in CSV and XLSX, and
+characters that move a terminal's cursor or reorder a line stand as escapes there. JSONL is for programs
+and holds every text as the ledger does.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TextIO
 
 import msgspec
 from msgspec import Struct
@@ -47,6 +53,10 @@ COLUMNS: Final = (
 """What every export has; the columns of ``--keep`` follow as ``keep.NAME``."""
 AMOUNTS: Final = frozenset({"amount", "balance"})
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+"""Controls but for white space, and marks of direction: nobody sees them, and they change what is seen."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -116,8 +126,9 @@ def is_formula(text: str) -> bool:
 
 
 def neutral(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    return f"'{text}" if is_formula(text) else text
+    """Return a text that no spreadsheet takes for a formula, and that shows whatever is in it."""
+    shown = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return f"'{shown}" if is_formula(shown) else shown
 
 
 def keep_headers(columns: tuple[str, ...]) -> list[str]:
@@ -126,7 +137,11 @@ def keep_headers(columns: tuple[str, ...]) -> list[str]:
 
 
 class CsvExport:
-    """CSV as RFC 4180 has it, in UTF-8 with a byte order mark, without which Excel guesses."""
+    """CSV as RFC 4180 has it, in UTF-8; with a byte order mark where there is more than ASCII.
+
+    Excel guesses the encoding without one; programs that expect none would take it for a part of the first
+    column's name.
+    """
 
     def __init__(self, file: NewFile, columns: tuple[str, ...]) -> None:
         """Prepare.
@@ -137,10 +152,11 @@ class CsvExport:
         """
         self._path = file.temporary
         self._columns = columns
+        self._is_ascii = True
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="")
-        self._writer = csv.writer(self._file)
+        self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._writer = csv.writer(_Watched(self._file, self._note))
         self._writer.writerow([*COLUMNS, *map(neutral, keep_headers(self._columns))])
         return self
 
@@ -148,12 +164,43 @@ class CsvExport:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if kind is None and not self._is_ascii:
+            _mark(self._path)
 
     def write(self, answer: Answer) -> None:
         """Write the next answer."""
         kept = answer.record.keep or {}
         cells = list(map(_csv_cell, COLUMNS, answer.cells()))
         self._writer.writerow(cells + [neutral(kept.get(column, "")) for column in self._columns])
+
+    def _note(self, text: str) -> None:
+        self._is_ascii &= text.isascii()
+
+
+class _Watched:
+    """A text file that tells somebody of every text that is written into it."""
+
+    def __init__(self, file: TextIO, watch: Callable[[str], None]) -> None:
+        self._file = file
+        self._watch = watch
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._watch(text)
+        return self._file.write(text)
+
+
+def _mark(path: Path) -> None:
+    """Put a byte order mark before a file."""
+    marked = path.with_name(f"{path.name}.bom")
+    try:
+        with path.open("rb") as bare, marked.open("xb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(codecs.BOM_UTF8)
+            shutil.copyfileobj(bare, file)
+        marked.replace(path)
+    finally:
+        marked.unlink(missing_ok=True)
 
 
 def _csv_cell(name: str, cell: Any) -> Any:  # noqa: ANN401 - text, numbers or None

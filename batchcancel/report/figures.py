@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -73,11 +74,11 @@ class Run:
 
     @property
     def lasted_s(self) -> float | None:
-        """Seconds from its beginning to its end; None where one of them is not known."""
+        """Seconds from its beginning to its end, to the millisecond; None where one of them is not known."""
         if self.end is None:
             return None
         began, ended = parse_time(self.record.started_at), parse_time(self.end.ended_at)
-        return None if began is None or ended is None else max(0.0, ended - began)
+        return None if began is None or ended is None else round(max(0.0, ended - began), 3)
 
 
 @dataclass(slots=True)
@@ -104,6 +105,7 @@ class Figures:
     merchants: set[str] = field(default_factory=set)
     """Merchants besides the runs' own."""
     runs: list[Run] = field(default_factory=list)
+    """In the order in which they began, whatever ledger they are of."""
     latencies: Latencies = field(default_factory=Latencies)
     largest: tuple[Run, RunActivity] | None = None
     """The run with most rows, and its course."""
@@ -139,6 +141,8 @@ class Account:
     def __init__(self, ledgers: Ledgers) -> None:
         self.figures = Figures(ledgers=ledgers.files, first_run=ledgers.first_run)
         self._runs: dict[str, Run] = {}
+        self._start = ""
+        self._starts: list[str] = []  # when each of the figures' runs began
         self._ledger = -1
         self._run: Run | None = None
         self._activity: RunActivity | None = None
@@ -150,7 +154,7 @@ class Account:
         is told once: its rows count as answers, not as work done twice.
         """
         if entry.ledger != self._ledger:
-            self._ledger, self._run, self._activity = entry.ledger, None, None
+            self._ledger, self._run, self._activity, self._start = entry.ledger, None, None, ""
         record = entry.record
         match record:
             case ResultRecord():
@@ -170,7 +174,11 @@ class Account:
         self._run = None
         if record.run_id not in self._runs:
             self._run = self._runs[record.run_id] = Run(record, ledger)
-            self.figures.runs.append(self._run)
+            # Within a ledger runs never begin earlier than those before them, whatever a clock said.
+            self._start = max(self._start, record.started_at)
+            place = bisect_right(self._starts, self._start)
+            self._starts.insert(place, self._start)
+            self.figures.runs.insert(place, self._run)
             if (began_s := parse_time(record.started_at)) is not None:
                 self._activity = RunActivity(began_s)
 

@@ -86,10 +86,12 @@ def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int]) -> list[str
     rule = ["-" * width if name else "" for name, width in zip(rows[0], widths, strict=True)]
     ruled = [rows[0], rule, *rows[1:]]
     return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        (
+            "  "
+            + "  ".join(
+                cell.rjust(width) if column in right else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
         ).rstrip()
         for row in ruled
     ]

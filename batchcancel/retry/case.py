@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from msgspec import UNSET, Struct
 
@@ -190,6 +191,7 @@ class Case:
             balance=invoice.balance if invoice else None,
             currency=invoice.currency if invoice else None,
             due_date=invoice.due_date if invoice else None,
+            created_at=_time_text(invoice.created_at) if invoice else None,
             correlation_id=reply.correlation_id if reply else None,
             submitted_at=invoice.submitted_at if invoice else None,
             at=utc_text(),
@@ -198,3 +200,8 @@ class Case:
             if isinstance(found, Settle) and found.reason.outcome is Outcome.ERROR
             else None,
         )
+
+
+def _time_text(at: float | None) -> str | None:
+    """Write a time as a ledger does; None where it is not known."""
+    return None if at is None else utc_text(datetime.fromtimestamp(at, UTC))

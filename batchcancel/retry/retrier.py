@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
-from tenacity.wait import wait_base
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from batchcancel.errors import RunStoppingError, SafetyStopError, TransportError
 from batchcancel.model import (
@@ -23,6 +22,7 @@ from batchcancel.model import (
     RequestKind,
     RetryScheduled,
 )
+from batchcancel.retry.back_off import AsDecided
 from batchcancel.retry.case import Case, LeftOpen, Seen, Settled, Step, Waiting
 from batchcancel.verdict import (
     Answer,
@@ -39,7 +39,7 @@ from batchcancel.verdict import (
 )
 
 INVOICE_BUDGET_S: Final = 300.0
-"""Seconds for one invoice in all, outages and waits behind other invoices not counted."""
+"""Seconds for one invoice in all; outages, pauses by hand and waits behind others are not counted."""
 
 _TRANSIENT_ERRORS: Final = frozenset({Reason.NETWORK, Reason.SERVER_ERROR, Reason.UNKNOWN})
 
@@ -79,20 +79,9 @@ class Lane(Protocol):
         """Tell whether a request that left at that time fell into an outage."""
         ...
 
-    def outage_s_since(self, began_at: float) -> float:
-        """Return the seconds of outage since that time."""
+    def idle_s_since(self, began_at: float) -> float:
+        """Return the seconds since that time that were an outage, or paused by hand."""
         ...
-
-
-class _AsDecided(wait_base):
-    """The wait that the verdict asks for, or jittered exponential back-off from 0.5 to 20 s."""
-
-    _back_off = wait_random_exponential(multiplier=1, min=0.5, max=20)
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        assert retry_state.outcome is not None  # noqa: S101 - tenacity sets it before it waits
-        after_s: float | None = retry_state.outcome.result().after_s
-        return self._back_off(retry_state) if after_s is None else after_s
 
 
 class Retrier:
@@ -189,7 +178,7 @@ class Retrier:
 
         step: Step = await AsyncRetrying(
             sleep=self._lane.sleep,
-            wait=_AsDecided(),
+            wait=AsDecided(),
             retry=retry_if_result(lambda step: isinstance(step, Waiting)),
             before_sleep=announce,
         )(next_step)
@@ -251,7 +240,7 @@ class Retrier:
 
     def _facts(self, case: Case) -> Facts:
         began_at = self._clock() if case.began_at is None else case.began_at
-        spent_s = self._clock() - began_at - self._lane.outage_s_since(began_at) - case.held_up_s
+        spent_s = self._clock() - began_at - self._lane.idle_s_since(began_at) - case.held_up_s
         out_of_time = spent_s > INVOICE_BUDGET_S
         return Facts(
             invoice_id=case.row.invoice_id,

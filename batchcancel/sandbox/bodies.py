@@ -125,7 +125,7 @@ def _invoice(invoice: Invoice, now_s: float, invoice_id: str, status: Status) ->
         "invoiceInformation": {
             "invoiceNumber": invoice_id,
             "description": "This is a test invoice",
-            "dueDate": "2019-07-11",
+            "dueDate": invoice.due_date,
             "allowPartialPayments": True,
             "deliveryMode": "None" if guide_form else "email",
         },
@@ -148,13 +148,15 @@ def _invoice(invoice: Invoice, now_s: float, invoice_id: str, status: Status) ->
 
 
 def _list_item(invoice: Invoice) -> dict[str, Any]:
+    # [D] the guide's examples have no date of creation, those of the specification have one at times.
+    created = {} if invoice.guide_form else {"createdDate": _time_text(invoice.created_at_s)}
     return {
         "_links": {"self": _link(f"/{invoice.invoice_id}")} | _action_links(invoice.invoice_id),
         "id": invoice.invoice_id,
         "status": invoice.status,
-        "createdDate": _time_text(invoice.created_at_s),
+        **created,
         "customerInformation": _customer(invoice),
-        "invoiceInformation": {"dueDate": "2019-07-11"},
+        "invoiceInformation": {"dueDate": invoice.due_date},
         "orderInformation": {
             "amountDetails": {
                 "totalAmount": _amount(invoice, invoice.cents),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -16,6 +17,25 @@ _MAX_CENTS: Final = 1_000_000
 _AGE_S: Final = 30 * 86_400.0
 _LAST_CHANGE_AGE_S: Final = 7 * 86_400.0
 _SETTLES_AFTER_S: Final = 1.0
+_FIRST_MADE_UP_NUMBER: Final = 10_001
+_MADE_UP_PREFIXES: Final = (
+    "",
+    "",
+    "",
+    "DRAFT-",
+    "",
+    "",
+    "PAID-",
+    "",
+    "CREATED-",
+    "PARTIAL-",
+    "",
+    "CANCELED-",
+)
+"""What made-up invoices are, in turn."""
+_MADE_UP_FROM: Final = datetime(2025, 1, 15, tzinfo=UTC)
+_MADE_UP_DAYS: Final = 340
+_DUE_AFTER: Final = timedelta(days=30)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +56,7 @@ class Invoice:
     changed_at_s: float
     """When it took its status; Unix seconds on the service's clock."""
     seen_at_s: float
+    due_date: str = "2019-07-11"
     fault_spent: bool = False
     """Whether the fault that happens once has happened."""
 
@@ -141,6 +162,19 @@ class InvoiceBook:
                 seen_at_s=now_s,
             )
         )
+
+    def make_up(self, count: int, now_s: float) -> None:
+        """Make up invoices of every kind, created one after the other in the course of 2025.
+
+        Each is what its id says, as if it had been seen first: another simulator knows the same ones.
+        """
+        for number in range(count):
+            prefix = _MADE_UP_PREFIXES[number % len(_MADE_UP_PREFIXES)]
+            invoice = self.see(f"{prefix}{_FIRST_MADE_UP_NUMBER + number}", now_s)
+            assert invoice is not None  # noqa: S101 - no prefix above forbids it
+            created_at = _MADE_UP_FROM + timedelta(days=number * _MADE_UP_DAYS / count)
+            invoice.created_at_s = created_at.timestamp()
+            invoice.due_date = (created_at + _DUE_AFTER).date().isoformat()
 
     def page(self, offset: int, limit: int, status: Status | None, now_s: float) -> tuple[int, list[Invoice]]:
         """List a page, newest first.

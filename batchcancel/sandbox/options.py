@@ -19,6 +19,7 @@ SANDBOX_SECRET: Final = base64.b64encode(b"batchcancel sandbox: not a secret").d
 """Published on purpose: it opens nothing but the simulator."""
 
 _SHARES: Final = ("error_share", "html_share", "reset_before_share", "reset_after_share", "truncate_share")
+_MAX_INVOICES: Final = 1_000_000
 _NOT_NEGATIVE: Final = ("latency_ms", "jitter_ms", "slow_ms", "clock_skew_s")
 
 
@@ -61,6 +62,8 @@ class SandboxOptions:
     plain_statuses: tuple[int, ...] = ()
     """HTTP statuses that are answered in plain even where an encrypted reply was asked for: nothing says
     whether a gateway's errors come encrypted. Refused credentials are always answered in plain."""
+    invoices: int = 0
+    """How many made-up invoices of every kind each merchant begins with, 0 to 1,000,000."""
     seed: int = 0
     latency_ms: float = 0.0
     """Every reply waits this long, from 0."""
@@ -106,6 +109,8 @@ class SandboxOptions:
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number from 0.")
+        if not 0 <= self.invoices <= _MAX_INVOICES:
+            raise ValueError(f"invoices must be a number from 0 to {_MAX_INVOICES}.")
         self._check_limits()
         if self.outage is not None and not all(0 <= seconds < math.inf for seconds in self.outage):
             raise ValueError("outage must be two finite numbers from 0: start and length in seconds.")

@@ -43,6 +43,8 @@ class Service:
         self._first_request_at_s: float | None = None
         self.books = {merchant_id: InvoiceBook() for merchant_id in (options.merchant_id, *options.merchants)}
         """Each merchant's invoices, which no other merchant sees [A]."""
+        for book in self.books.values():
+            book.make_up(options.invoices, self.now_s())
         self.requests: Counter[str] = Counter()
         """Requests that came in, by operation."""
 

@@ -3,7 +3,8 @@
 An option ``max_attempts`` is the flag ``--max-attempts``, the environment variable
 ``BATCHCANCEL_MAX_ATTEMPTS`` and the key ``max_attempts`` of ``batchcancel.toml``; the first of these
 that is there wins. A table ``[profile.NAME]`` of the file overrides its top level when that profile
-is chosen. Credentials have no flag: other users of a machine can read command lines.
+is chosen, by ``--profile`` or ``BATCHCANCEL_PROFILE``. Credentials have no flag: other users of a machine
+can read command lines.
 
 Values are converted and checked by msgspec, against the types and bounds that stand with each option.
 """
@@ -13,13 +14,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
+from batchcancel.settings.checks import (
+    MISSING_LEDGER,
+    check_merchants,
+    check_metrics,
+    check_paths,
+    check_roots,
+    ledger_of,
+    rate_of,
+    warn_of_auth,
+)
 from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import (
     Credentials,
@@ -29,22 +40,21 @@ from batchcancel.settings.credentials import (
     SharedSecret,
     read_credentials,
 )
-from batchcancel.settings.options import (
-    FILES,
-    NOT_FOR_THE_RECORD,
+from batchcancel.settings.options import NOT_FOR_THE_RECORD, Options
+from batchcancel.settings.receivers import Receiver, Receivers, read_receivers
+from batchcancel.settings.secret_files import Secret
+from batchcancel.settings.sources import Gathering, gather
+from batchcancel.settings.target import find_proxy, find_target
+from batchcancel.settings.words import (
     Auth,
     Environment,
     LogFormat,
     LogLevel,
     ManifestFormat,
     Mle,
-    Options,
     Progress,
     RetryErrors,
 )
-from batchcancel.settings.secret_files import Secret
-from batchcancel.settings.sources import Gathering, is_file
-from batchcancel.settings.target import find_proxy, find_target
 
 __all__ = [
     "Auth",
@@ -58,16 +68,16 @@ __all__ = [
     "Options",
     "P12File",
     "Progress",
+    "Receiver",
+    "Receivers",
     "ResponseKeyFile",
     "RetryErrors",
     "Secret",
     "Settings",
     "SharedSecret",
+    "load_receivers",
     "load_settings",
 ]
-
-DEFAULT_RATE: Final = 20.0
-"""Requests a second. The service publishes no limit, so the default is low."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -121,6 +131,8 @@ def load_settings(
     manifests: Sequence[str | os.PathLike[str]],
     *,
     environ: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    profile: str | None = None,
     for_run: bool = True,
     **flags: Any,  # noqa: ANN401 - converted and checked against Options
 ) -> Settings:
@@ -129,6 +141,8 @@ def load_settings(
     Args:
         manifests: Paths of the manifests; ``-`` is standard input.
         environ: The environment; the process's own by default.
+        config: The configuration file; None: as ``BATCHCANCEL_CONFIG`` says, or the usual places.
+        profile: Its profile; None: as ``BATCHCANCEL_PROFILE`` says, or none.
         for_run: Whether rows are to be written, so that there has to be a ledger; otherwise it is the null
             device where none follows from the rest.
         **flags: Options of ``Options`` by name; None counts as not given.
@@ -137,111 +151,97 @@ def load_settings(
         SettingsError: Something is missing, malformed or contradictory; says what and where.
     """
     paths = tuple(os.fspath(path) for path in manifests)
+    chosen = {"config": None if config is None else os.fspath(config), "profile": profile}
     try:
-        return _load(paths, os.environ if environ is None else environ, flags, for_run=for_run)
+        return _load(paths, os.environ if environ is None else environ, flags, chosen, for_run=for_run)
     except SettingsError as exc:
         # Some tools print the variables of a traceback's frames, and down there these are secret.
         raise exc.with_traceback(None) from None
 
 
+def load_receivers(
+    *,
+    environ: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    profile: str | None = None,
+    **flags: Any,  # noqa: ANN401 - as above
+) -> Receivers:
+    """Gather the options and say who is told of a run; the others are not checked yet.
+
+    So somebody can be told that they are wrong. Nobody is told of a dry run.
+
+    Args:
+        environ: The environment; the process's own by default.
+        config: The configuration file, as for ``load_settings``.
+        profile: Its profile, likewise.
+        **flags: Options of ``Options`` by name; None counts as not given.
+
+    Raises:
+        SettingsError: An address can't be used, or an option is unknown or not of its type.
+    """
+    chosen = {"config": None if config is None else os.fspath(config), "profile": profile}
+    try:
+        return _load_receivers(os.environ if environ is None else environ, flags, chosen)
+    except SettingsError as exc:
+        raise exc.with_traceback(None) from None
+
+
+def _load_receivers(
+    environ: Mapping[str, str], flags: Mapping[str, Any], chosen: Mapping[str, str | None]
+) -> Receivers:
+    gathering = gather(environ, flags, **chosen)
+    options = Options(**gathering.values)
+    if options.dry_run:
+        return Receivers(ping=None, notify=None)
+    return read_receivers(options, sources=gathering.sources, environ=environ)
+
+
 def _load(
-    manifests: tuple[str, ...], environ: Mapping[str, str], flags: Mapping[str, Any], *, for_run: bool
+    manifests: tuple[str, ...],
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    chosen: Mapping[str, str | None],
+    *,
+    for_run: bool,
 ) -> Settings:
-    gathering = Gathering()
-    gathering.read_file(environ)
-    gathering.read_environment(environ)
-    gathering.read_flags(flags)
-    return _check(manifests, gathering, environ, for_run=for_run)
+    gathering = gather(environ, flags, **chosen)
+    try:
+        return _check(manifests, gathering, environ, for_run=for_run)
+    except SettingsError as exc:
+        if not gathering.mistyped:
+            raise
+        raise SettingsError(" ".join([str(exc), *gathering.mistyped])) from exc
 
 
 def _check(
     manifests: tuple[str, ...], gathering: Gathering, environ: Mapping[str, str], *, for_run: bool
 ) -> Settings:
+    sources, warnings = gathering.sources, gathering.warnings
     options = Options(**gathering.values)
     environment, base_url = find_target(options)
-    _check_merchants(options, gathering)
-    credentials = None if base_url is None else _credentials(options, gathering)
-    if options.ca_file and not is_file(Path(options.ca_file)):
-        raise SettingsError(f"{gathering.sources['ca_file']}: {options.ca_file} is no file.")
-    ledger = _ledger(manifests, options, environment, for_run=for_run)
-    others = (getattr(options, name) for name in sorted(FILES))
-    _keep_log_apart(options, [ledger, *map(Path, manifests), *(Path(path) for path in others if path)])
+    check_merchants(options, sources)
+    credentials = None
+    if base_url is not None:
+        warn_of_auth(options, warnings)
+        credentials = read_credentials(options, sources=sources, warnings=warnings)
+    check_roots(options, sources)
+    ledger = ledger_of(manifests, options, environment)
+    if ledger is None and for_run:
+        raise SettingsError(MISSING_LEDGER)
+    check_paths(options, ledger, manifests)
+    check_metrics(options, sources)
     return Settings(
         manifests=manifests,
         options=options,
-        sources=gathering.sources,
+        sources=sources,
         environment=environment,
         base_url=base_url,
-        ledger=ledger,
-        rate=_rate(options, environment),
+        ledger=Path(os.devnull) if ledger is None else ledger,
+        rate=rate_of(options, environment),
         proxy=find_proxy(options, base_url, environment, environ),
-        expect_count=read_count(options.expect_count, source=gathering.sources.get("expect_count", "")),
-        plan_max_age_s=read_age(options.plan_max_age, source=gathering.sources.get("plan_max_age", "")),
-        match=read_matches(options.match, source=gathering.sources.get("match", "")),
+        expect_count=read_count(options.expect_count, source=sources.get("expect_count", "")),
+        plan_max_age_s=read_age(options.plan_max_age, source=sources.get("plan_max_age", "")),
+        match=read_matches(options.match, source=sources.get("match", "")),
         credentials=credentials,
-        warnings=tuple(gathering.warnings),
+        warnings=tuple(warnings),
     )
-
-
-def _rate(options: Options, environment: Environment) -> float | None:
-    """Return the requests a second for all merchants together; None for no limit."""
-    if options.rate is not None:
-        return options.rate
-    is_unlimited = environment is Environment.SANDBOX or options.rate_per_merchant is not None
-    return None if is_unlimited else DEFAULT_RATE
-
-
-def _check_merchants(options: Options, gathering: Gathering) -> None:
-    """Refuse a rate for each merchant where the manifest names none."""
-    if options.rate_per_merchant is not None and options.merchant_column is None:
-        raise SettingsError(
-            f"{gathering.sources['rate_per_merchant']} goes with --merchant-column, which says whose "
-            "invoice a row is; use --rate otherwise."
-        )
-
-
-def _credentials(options: Options, gathering: Gathering) -> Credentials:
-    if options.auth is Auth.HTTP_SIGNATURE:
-        gathering.warnings.append(
-            "HTTP Signature is to be migrated to JWT by March 2027; create a REST shared secret key and "
-            "set BATCHCANCEL_AUTH=jwt."
-        )
-    return read_credentials(options, sources=gathering.sources, warnings=gathering.warnings)
-
-
-def _ledger(manifests: tuple[str, ...], options: Options, environment: Environment, *, for_run: bool) -> Path:
-    if options.ledger is not None:
-        return Path(options.ledger)
-    if len(manifests) != 1 or manifests[0] == "-" or _is_fifo(Path(manifests[0])):
-        if not for_run:
-            return Path(os.devnull)
-        raise SettingsError(
-            "Say where the results go with --ledger: it is needed for standard input, for a pipe and for "
-            "several manifests."
-        )
-    path = Path(manifests[0])
-    if path.suffix.lower() == ".gz":
-        path = path.with_suffix("")
-    return Path(f"{path.stem}.{environment}.ledger.jsonl")
-
-
-def _keep_log_apart(options: Options, others: Sequence[Path]) -> None:
-    """Refuse a log file that is another file of the run: log lines would be appended to it."""
-    if options.log_file is None:
-        return
-    try:
-        is_other = os.path.realpath(options.log_file) in map(os.path.realpath, others)
-    except ValueError:
-        raise SettingsError("A path holds a NUL character.") from None
-    if is_other:
-        raise SettingsError(
-            f"The log can't go to {options.log_file}: that is the ledger or a file that is read."
-        )
-
-
-def _is_fifo(path: Path) -> bool:
-    """Tell whether a manifest is a pipe, such as a shell's <(...): its name differs from run to run."""
-    try:
-        return path.is_fifo()
-    except (OSError, ValueError):
-        return False  # it can't be opened either, and the manifest's reader says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -61,8 +62,11 @@ def read_matches(texts: Sequence[str], *, source: str) -> dict[str, str]:
         column, _, name = text.rpartition("=")
         field = _FIELDS.get(name.strip().lower())
         if not column.strip() or field is None:
+            nearest = difflib.get_close_matches(name.strip().lower(), list(_FIELDS), n=1)
+            hint = f" Did you mean {_FIELDS[nearest[0]]}?" if nearest and field is None else ""
             raise SettingsError(
                 f"{source} takes COLUMN=FIELD, the field being total, currency or dueDate; not {text!r}."
+                + hint
             )
         if field in matches:
             raise SettingsError(f"{source} names {field} twice.")

@@ -13,7 +13,8 @@ from typing import Final
 from msgspec import Struct
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Auth, Mle, Options
+from batchcancel.settings.checks import refuse_both
+from batchcancel.settings.options import Options
 from batchcancel.settings.secret_files import (
     Secret,
     check_mode,
@@ -21,6 +22,7 @@ from batchcancel.settings.secret_files import (
     read_secret_text,
     secret_in,
 )
+from batchcancel.settings.words import Auth, Mle
 
 _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -81,12 +83,7 @@ def read_credentials(options: Options, *, sources: Mapping[str, str], warnings: 
         SettingsError: Something is missing, malformed, contradictory, or in a file that others can write.
     """
     check_complete(options)
-    for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
-        value = getattr(options, name)
-        if value is not None and not _HEADER_TEXT.fullmatch(value):
-            raise SettingsError(
-                f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
-            )
+    _check_ids(options, sources)
     merchant_id = options.merchant_id if options.merchant_column is None else options.portfolio_id
     assert merchant_id  # noqa: S101 - checked above
     return Credentials(
@@ -105,6 +102,32 @@ def check_complete(options: Options) -> None:
     Raises:
         SettingsError: Something is; names the variables.
     """
+    if missing := missing_credentials(options):
+        raise SettingsError(
+            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
+            "They are made in the Business Center under Payment Configuration, Key Management."
+        )
+
+
+def check_given(options: Options, *, sources: Mapping[str, str], warnings: list[str]) -> None:
+    """Check what there is of credentials that are not complete.
+
+    Raises:
+        SettingsError: As from ``read_credentials``, but not for what is missing.
+    """
+    _check_ids(options, sources)
+    if options.auth is Auth.P12:
+        if options.p12_file:
+            warnings += check_mode(Path(options.p12_file))
+        _password(options, sources, warnings, "p12_password")
+    else:
+        _secret(options, sources, warnings)
+    if options.mle is not Mle.OFF:
+        _encryption(options, sources, warnings)
+
+
+def missing_credentials(options: Options) -> list[str]:
+    """Return the variables of the credentials that are needed and not given."""
     # With merchants in the manifest it is a portfolio's key that signs for all of them.
     required = ["merchant_id" if options.merchant_column is None else "portfolio_id"]
     required += ["p12_file"] if options.auth is Auth.P12 else ["key_id"]
@@ -113,23 +136,35 @@ def check_complete(options: Options) -> None:
     if not getattr(options, secret) and not getattr(options, f"{secret}_file"):
         variable = "BATCHCANCEL_" + secret.upper()
         missing.append(f"{variable} (or {variable}_FILE)")
-    if missing:
-        raise SettingsError(
-            f"Credentials are missing: set {', '.join(missing)} in the environment or in batchcancel.toml. "
-            "They are made in the Business Center under Payment Configuration, Key Management."
-        )
+    return missing
+
+
+def _check_ids(options: Options, sources: Mapping[str, str]) -> None:
+    for name in ("merchant_id", "key_id", "portfolio_id", "mle_response_key_id"):
+        value = getattr(options, name)
+        if value is not None and not _HEADER_TEXT.fullmatch(value):
+            raise SettingsError(
+                f"{sources[name]} is malformed: it takes 1 to 128 printable ASCII characters, no spaces."
+            )
 
 
 def _shared_secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> SharedSecret:
+    secret = _secret(options, sources, warnings)
     assert options.key_id  # noqa: S101 - checked by the caller
-    _refuse_both(options, sources, "shared_secret", "the shared secret")
-    if options.shared_secret:
-        secret = Secret(_decode(options.shared_secret, sources["shared_secret"]))
-    else:
-        path = Path(options.shared_secret_file or "")
-        read = partial(_read_shared_secret, path, sources["shared_secret_file"])
-        secret = secret_in(path, read, warnings)
+    assert secret  # noqa: S101 - likewise
     return SharedSecret(key_id=options.key_id, secret=secret)
+
+
+def _secret(options: Options, sources: Mapping[str, str], warnings: list[str]) -> Secret | None:
+    """Read the shared secret from its option or its file; None if neither is given."""
+    refuse_both(options, sources, "shared_secret", "the shared secret")
+    if options.shared_secret:
+        return Secret(_decode(options.shared_secret, sources["shared_secret"]))
+    if options.shared_secret_file:
+        path = Path(options.shared_secret_file)
+        read = partial(_read_shared_secret, path, sources["shared_secret_file"])
+        return secret_in(path, read, warnings)
+    return None
 
 
 def _read_shared_secret(path: Path, source: str, warnings: list[str]) -> bytes:
@@ -185,7 +220,7 @@ def _response_key(options: Options, sources: Mapping[str, str], warnings: list[s
 
 def _password(options: Options, sources: Mapping[str, str], warnings: list[str], name: str) -> Secret | None:
     """Read a password from an option or its file; None if neither is given."""
-    _refuse_both(options, sources, name, "the password")
+    refuse_both(options, sources, name, "the password")
     file: str | None = getattr(options, f"{name}_file")
     if file:
         return secret_in(Path(file), partial(_read_password, Path(file)), warnings)
@@ -199,14 +234,6 @@ def _read_password(path: Path, warnings: list[str]) -> bytes:
     if not text:
         raise SettingsError(f"The secret file {path} is empty.")
     return text.encode()
-
-
-def _refuse_both(options: Options, sources: Mapping[str, str], name: str, what: str) -> None:
-    if getattr(options, name) and getattr(options, f"{name}_file"):
-        raise SettingsError(
-            f"Give either {what} or the file that holds it, not both: "
-            f"{sources[name]} and {sources[f'{name}_file']} are set."
-        )
 
 
 def _decode(text: str, source: str) -> bytes:

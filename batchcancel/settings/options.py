@@ -3,81 +3,44 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, cast, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 from msgspec import Meta, Struct
-from msgspec.inspect import FloatType, IntType
+
+from batchcancel.settings.words import (
+    Auth,
+    Environment,
+    LogFormat,
+    LogLevel,
+    ManifestFormat,
+    Mle,
+    Progress,
+    RetryErrors,
+)
 
 
-class Environment(StrEnum):
-    """What a host is; goes by the host that is called, never by the word alone."""
+class Task(StrEnum):
+    """What a flag is for: the sections of ``run --help``, in their order."""
 
-    SANDBOX = "sandbox"
-    TEST = "test"
-    PRODUCTION = "production"
-
-
-class Auth(StrEnum):
-    """How requests are signed."""
-
-    JWT = "jwt"
-    P12 = "p12"
-    HTTP_SIGNATURE = "http_signature"
-
-
-class Mle(StrEnum):
-    """Which messages are encrypted besides TLS."""
-
-    OFF = "off"
-    REQUEST = "request"
-    BOTH = "both"
+    CALL = "What is called"
+    MANIFEST = "How the manifest is read"
+    ANSWERS = "Where results go, and what is asked again"
+    GATES = "Before anything is canceled"
+    STOPS = "When to stop"
+    PACE = "How fast"
+    PATIENCE = "When the service is slow or fails"
+    OUTPUT = "What is shown and written"
+    LOG = "The log"
+    WATCH = "Who else watches"
 
 
-class ManifestFormat(StrEnum):
-    """How a manifest is written: the words of ``manifest.Format``, which settings may not import."""
-
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    TXT = "txt"
-
-
-class RetryErrors(StrEnum):
-    """Which errors of earlier runs are asked about again."""
-
-    OPEN = "open"
-    ALL = "all"
-    NONE = "none"
-
-
-class Progress(StrEnum):
-    """How progress is shown, on standard error."""
-
-    AUTO = "auto"
-    BAR = "bar"
-    PLAIN = "plain"
-    JSON = "json"
-    NONE = "none"
-
-
-class LogFormat(StrEnum):
-    """How log lines are written."""
-
-    CONSOLE = "console"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least important log line that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-def _flag(description: str, metavar: str | None = None, **bounds: Any) -> Meta:  # noqa: ANN401 - msgspec's
-    return Meta(description=description, extra={"flag": True, "metavar": metavar}, **bounds)
+def _flag(
+    task: Task,
+    description: str,
+    metavar: str | None = None,
+    **bounds: Any,  # noqa: ANN401 - msgspec's
+) -> Meta:
+    return Meta(description=description, extra={"flag": True, "task": task, "metavar": metavar}, **bounds)
 
 
 def _key(description: str) -> Meta:
@@ -89,67 +52,94 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     env: Annotated[
         Environment | None,
-        _flag("what is called: the built-in simulator, the test host or production; must be said"),
+        _flag(Task.CALL, "what is called: the built-in simulator, the test host or production; must be said"),
     ] = None
     base_url: Annotated[
-        str | None, _flag("another host; plain http is accepted for loopback only", "URL")
+        str | None, _flag(Task.CALL, "another host; plain http is accepted for loopback only", "URL")
     ] = None
     ledger: Annotated[
         str | None,
-        _flag("where results go; appended to (default: the manifest's stem + .<env>.ledger.jsonl)", "PATH"),
+        _flag(
+            Task.ANSWERS,
+            "where results go; appended to (default: the manifest's stem + .<env>.ledger.jsonl)",
+            "PATH",
+        ),
     ] = None
     column: Annotated[
-        str | None, _flag("the id's column or JSON field (default: found by its usual names)", "NAME")
+        str | None,
+        _flag(Task.MANIFEST, "the id's column or JSON field (default: found by its usual names)", "NAME"),
     ] = None
     format: Annotated[
-        ManifestFormat | None, _flag("how the manifest is written (default: by its file name)")
+        ManifestFormat | None, _flag(Task.MANIFEST, "how the manifest is written (default: by its file name)")
     ] = None
     merchant_column: Annotated[
         str | None,
-        _flag("the column that says whose invoice a row is; a portfolio's key signs for each", "NAME"),
+        _flag(
+            Task.MANIFEST,
+            "the column that says whose invoice a row is; a portfolio's key signs for each",
+            "NAME",
+        ),
     ] = None
-    encoding: Annotated[str, _flag("the manifest's encoding", "NAME")] = "utf-8"
+    encoding: Annotated[str, _flag(Task.MANIFEST, "the manifest's encoding", "NAME")] = "utf-8"
     keep: Annotated[
-        tuple[str, ...], _flag("carry this column into the ledger; may be repeated", "COLUMN")
+        tuple[str, ...], _flag(Task.MANIFEST, "carry this column into the ledger; may be repeated", "COLUMN")
     ] = ()
     concurrency: Annotated[
-        int, _flag("most requests in flight, retries and look-ups included", "N", ge=1, le=500)
+        int, _flag(Task.PACE, "most requests in flight, retries and look-ups included", "N", ge=1, le=500)
     ] = 16
     rate: Annotated[
         Annotated[float, Meta(gt=0, le=100_000)] | None,
-        _flag("most requests a second, all kinds together (default: 20; no limit on loopback)", "N"),
+        _flag(
+            Task.PACE, "most requests a second, all kinds together (default: 20; no limit on loopback)", "N"
+        ),
     ] = None
     rate_per_merchant: Annotated[
         Annotated[float, Meta(gt=0, le=100_000)] | None,
-        _flag("most requests a second for each merchant; --rate then limits all together, if given", "N"),
+        _flag(
+            Task.PACE,
+            "most requests a second for each merchant; --rate then limits all together, if given",
+            "N",
+        ),
     ] = None
-    timeout: Annotated[float, _flag("seconds for one request; 10 of them to connect", "S", gt=0, le=3600)] = (
-        30.0
-    )
-    max_attempts: Annotated[int, _flag("POSTs for one invoice; as many look-ups", "N", ge=1, le=100)] = 5
-    max_outage: Annotated[float, _flag("seconds that an outage is waited out", "S", ge=0, le=604_800)] = 600.0
+    timeout: Annotated[
+        float, _flag(Task.PATIENCE, "seconds for one request; 10 of them to connect", "S", gt=0, le=3600)
+    ] = 30.0
+    max_attempts: Annotated[
+        int, _flag(Task.PATIENCE, "POSTs for one invoice; as many look-ups", "N", ge=1, le=100)
+    ] = 5
+    max_outage: Annotated[
+        float, _flag(Task.PATIENCE, "seconds that an outage is waited out", "S", ge=0, le=604_800)
+    ] = 600.0
     limit: Annotated[
         Annotated[int, Meta(ge=1, le=10**12)] | None,
-        _flag("ask about that many invoices at most, then stop (exit 7)", "N"),
+        _flag(Task.STOPS, "ask about that many invoices at most, then stop (exit 7)", "N"),
     ] = None
     max_duration: Annotated[
         Annotated[float, Meta(gt=0, le=31_536_000)] | None,
-        _flag("stop after that many seconds (exit 7)", "S"),
+        _flag(Task.STOPS, "stop after that many seconds (exit 7)", "S"),
     ] = None
     max_errors: Annotated[
         Annotated[int, Meta(ge=0, le=10**12)] | None,
-        _flag("stop when more rows than that ended in an error (exit 4)", "N"),
+        _flag(Task.STOPS, "stop when more rows than that ended in an error (exit 4)", "N"),
     ] = None
     max_error_rate: Annotated[
-        float, _flag("stop when more of the last 200 rows ended in an error (exit 4)", "P%", ge=0, le=100)
+        float,
+        _flag(
+            Task.STOPS, "stop when more of the last 200 rows ended in an error (exit 4)", "P%", ge=0, le=100
+        ),
     ] = 50.0
     max_mismatch: Annotated[
         Annotated[float, Meta(ge=0, le=100)] | None,
-        _flag("stop when more of them are paid, missing or not what the manifest says (exit 4)", "P%"),
+        _flag(
+            Task.STOPS,
+            "stop when more of them are paid, missing or not what the manifest says (exit 4)",
+            "P%",
+        ),
     ] = None
     canary: Annotated[
         int,
         _flag(
+            Task.GATES,
             "cancel that many first, look each up, and go on only if each is what its reply said",
             "N",
             ge=0,
@@ -158,44 +148,82 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     expect_count: Annotated[
         str | None,
-        _flag("refuse unless the manifest has that many distinct valid ids", "N|MIN-MAX"),
+        _flag(Task.GATES, "refuse unless the manifest has that many distinct valid ids", "N|MIN-MAX"),
     ] = None
     match: Annotated[
         tuple[str, ...],
         _flag(
+            Task.GATES,
             "look each invoice up first, and cancel it only if its total, currency or dueDate equals the "
             "column; may be repeated",
             "COLUMN=FIELD",
         ),
     ] = ()
-    exclude: Annotated[str | None, _flag("a file of ids that are never touched", "FILE")] = None
-    retry_errors: Annotated[RetryErrors, _flag("which errors of earlier runs are asked about again")] = (
-        RetryErrors.OPEN
-    )
-    dry_run: Annotated[bool, _flag("look only, as plan does: nothing is canceled, no ledger is touched")] = (
-        False
-    )
+    exclude: Annotated[str | None, _flag(Task.GATES, "a file of ids that are never touched", "FILE")] = None
+    retry_errors: Annotated[
+        RetryErrors, _flag(Task.ANSWERS, "which errors of earlier runs are asked about again")
+    ] = RetryErrors.OPEN
+    dry_run: Annotated[
+        bool, _flag(Task.GATES, "look only, as plan does: nothing is canceled, no ledger is touched")
+    ] = False
     plan: Annotated[
-        str | None, _flag("take paid and canceled invoices from this plan, and ask about all others", "FILE")
+        str | None,
+        _flag(Task.GATES, "take paid and canceled invoices from this plan, and ask about all others", "FILE"),
     ] = None
-    plan_max_age: Annotated[str, _flag("how old a plan may be; in seconds, or as 90m, 24h or 7d", "AGE")] = (
-        "24h"
-    )
-    yes: Annotated[bool, _flag("cancel in production without asking; needed where there is no terminal")] = (
-        False
-    )
+    plan_max_age: Annotated[
+        str, _flag(Task.GATES, "how old a plan may be; in seconds, or as 90m, 24h or 7d", "AGE")
+    ] = "24h"
+    yes: Annotated[
+        bool, _flag(Task.GATES, "cancel in production without asking; needed where there is no terminal")
+    ] = False
     ref: Annotated[
         Annotated[str, Meta(max_length=200)] | None,
-        _flag("a ticket or reason, kept in the run record", "TEXT"),
+        _flag(Task.ANSWERS, "a ticket or reason, kept in the run record", "TEXT"),
     ] = None
     report: Annotated[
-        str | None, _flag("write an HTML page about the ledger at the end of the run", "PATH")
+        str | None, _flag(Task.OUTPUT, "write an HTML page about the ledger at the end of the run", "PATH")
     ] = None
-    json: Annotated[bool, _flag("write the summary as JSON")] = False
-    progress: Annotated[Progress, _flag("how progress is shown, on standard error")] = Progress.AUTO
-    log_format: Annotated[LogFormat, _flag("how log lines are written")] = LogFormat.CONSOLE
-    log_level: Annotated[LogLevel, _flag("the least important log line that is written")] = LogLevel.WARNING
-    log_file: Annotated[str | None, _flag("write the log there instead of standard error", "PATH")] = None
+    json: Annotated[bool, _flag(Task.OUTPUT, "write the summary as JSON")] = False
+    progress: Annotated[Progress, _flag(Task.OUTPUT, "how progress is shown, on standard error")] = (
+        Progress.AUTO
+    )
+    log_format: Annotated[LogFormat, _flag(Task.LOG, "how log lines are written")] = LogFormat.CONSOLE
+    log_level: Annotated[LogLevel, _flag(Task.LOG, "the least important log line that is written")] = (
+        LogLevel.WARNING
+    )
+    log_file: Annotated[
+        str | None, _flag(Task.LOG, "write the log there instead of standard error", "PATH")
+    ] = None
+    metrics_file: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH, "write metrics there for node_exporter (*.prom), every 10 s and at the end", "PATH"
+        ),
+    ] = None
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65_535)] | None,
+        _flag(Task.WATCH, "serve metrics for Prometheus while the run lasts; 0 takes a free port", "N"),
+    ] = None
+    metrics_host: Annotated[str, _flag(Task.WATCH, "the address that port is on", "HOST")] = "127.0.0.1"
+    ping_url: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH,
+            "a health check: called with /start, at the end as it is, or with /fail; better said in "
+            "BATCHCANCEL_PING_URL, since others can read command lines",
+            "URL",
+        ),
+    ] = None
+    ping_url_file: Annotated[str | None, _key("a file that holds the health check's address")] = None
+    notify_url: Annotated[
+        str | None,
+        _flag(
+            Task.WATCH,
+            "told of start and end by a POST of JSON; better said in BATCHCANCEL_NOTIFY_URL, likewise",
+            "URL",
+        ),
+    ] = None
+    notify_url_file: Annotated[str | None, _key("a file that holds that receiver's address")] = None
     auth: Annotated[Auth, _key("how requests are signed")] = Auth.JWT
     merchant_id: Annotated[str | None, _key("the merchant whose invoices are canceled")] = None
     key_id: Annotated[str | None, _key("the id of the shared secret key")] = None
@@ -240,7 +268,9 @@ LISTS: Final = frozenset({"keep", "match"})
 """Options that take several texts; in the environment commas stand between them."""
 PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
 """Options in percent; the sign may be written or left out."""
-SECRETS: Final = frozenset({"shared_secret", "p12_password", "mle_response_key_password"})
+SECRETS: Final = frozenset(
+    {"shared_secret", "p12_password", "mle_response_key_password", "ping_url", "notify_url"}
+)
 """Options that are secret; each has a twin ``_file`` that names a file with the secret."""
 FILES: Final = frozenset(
     {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude", "plan"}
@@ -251,38 +281,3 @@ NOT_FOR_THE_RECORD: Final = frozenset(
     {"proxy", "p12_file", "mle_response_key_file"} | SECRETS | {f"{name}_file" for name in SECRETS}
 )
 """Options that no record shows."""
-
-
-def allowed(name: str) -> str:
-    """Say in words what an option takes: its choices, or its type and bounds."""
-    from msgspec import inspect  # noqa: PLC0415 - for errors only, and --help needs it not
-
-    # Every option has a description, which msgspec keeps round the type itself.
-    kind = cast("inspect.Metadata", inspect.type_info(HINTS[name])).type
-    if isinstance(kind, inspect.UnionType):  # with None, which nobody can write
-        kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
-    match kind:
-        case inspect.EnumType():
-            *choices, last = [str(choice.value) for choice in kind.cls]
-            words = f"{', '.join(choices)} or {last}"
-        case inspect.BoolType():
-            words = "true or false"
-        case inspect.IntType():
-            words = f"a whole number {_range(kind)}"
-        case inspect.FloatType():
-            words = f"a number {_range(kind)}"
-        case inspect.StrType(max_length=int(longest)):
-            words = f"a text of 1 to {longest} characters"
-        case inspect.StrType():
-            words = "a text that is not empty"
-        case _:
-            words = "a list of texts"
-    return words
-
-
-def _range(kind: IntType | FloatType) -> str:
-    return (
-        f"above {kind.gt:g}, at most {kind.le:,.12g}"
-        if kind.gt is not None
-        else f"from {kind.ge:g} to {kind.le:,.12g}"
-    )

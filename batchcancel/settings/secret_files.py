@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -84,26 +85,31 @@ def read_secret_text(path: Path, warnings: list[str], *, encoding: str) -> str:
 
 
 def check_mode(path: Path) -> list[str]:
-    """Refuse a secret's file that others can write; return a warning if they can read it."""
-    mode = _mode_of(path)
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    """Refuse a secret's file that others can write; return a warning if they can read it.
+
+    A file of somebody else's that this process reads by its group is how systemd's credentials and
+    volumes of Kubernetes come to a user without rights: that group is no other.
+    """
+    found = _stat(path)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingsError(f"{path} can be written by others, so its secret can't be trusted: chmod 600 it.")
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
+    others = stat.S_IROTH if found.st_uid != os.geteuid() else stat.S_IRGRP | stat.S_IROTH
+    if found.st_mode & others:
         return [f"{path} holds a secret and can be read by others: chmod 600 it."]
     return []
 
 
 def check_public_mode(path: Path) -> None:
     """Refuse a certificate's file that others can write: they could have requests encrypted for them."""
-    if _mode_of(path) & (stat.S_IWGRP | stat.S_IWOTH):
+    if _stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingsError(f"{path} can be written by others, so it can't be trusted: chmod 644 it.")
 
 
-def _mode_of(path: Path) -> int:
+def _stat(path: Path) -> os.stat_result:
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except OSError as exc:
         raise SettingsError(f"The secret file {path} can't be read: {exc.strerror}.") from None
-    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
         raise SettingsError(f"The secret file {path} is no file.")
-    return mode
+    return found

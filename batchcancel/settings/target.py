@@ -9,11 +9,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from batchcancel.errors import SettingsError
-from batchcancel.settings.options import Environment, Options
+from batchcancel.settings.options import Options
+from batchcancel.settings.words import Environment
+
+MISSING_ENV: Final = (
+    "Say what is called: --env sandbox (the built-in simulator), --env test or --env production."
+)
 
 _HOST_AND_PORT: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _TEST_HOSTS: Final = frozenset({"apitest.visaacceptance.com", "apitest.cybersource.com"})
-_DEFAULT_URLS: Final = {
+DEFAULT_URLS: Final = {
     Environment.TEST: "https://apitest.visaacceptance.com",
     Environment.PRODUCTION: "https://api.visaacceptance.com",
 }
@@ -22,12 +27,10 @@ _DEFAULT_URLS: Final = {
 def find_target(options: Options) -> tuple[Environment, str | None]:
     """Find out what host is called and what that host is."""
     if options.env is None:
-        raise SettingsError(
-            "Say what is called: --env sandbox (the built-in simulator), --env test or --env production."
-        )
+        raise SettingsError(MISSING_ENV)
     if options.base_url is None:
-        return options.env, _DEFAULT_URLS.get(options.env)
-    url = _check_url(options.base_url)
+        return options.env, DEFAULT_URLS.get(options.env)
+    url = check_url(options.base_url)
     environment = classify_host(urlsplit(url).hostname or "")
     if environment is not options.env:
         raise SettingsError(
@@ -37,7 +40,12 @@ def find_target(options: Options) -> tuple[Environment, str | None]:
     return environment, url
 
 
-def _check_url(text: str) -> str:
+def check_url(text: str) -> str:
+    """Return ``--base-url`` without a slash at its end.
+
+    Raises:
+        SettingsError: It is no URL of a host alone, or plain http to another machine.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -78,7 +86,7 @@ def find_proxy(
     """
     if base_url is None or environment is Environment.SANDBOX:
         return None
-    proxy = options.proxy or _proxy_of_environment(urlsplit(base_url).netloc, environ)
+    proxy = options.proxy or proxy_of_environment("https", urlsplit(base_url).netloc, environ)
     if proxy is None:
         return None
     try:
@@ -91,7 +99,14 @@ def find_proxy(
     return proxy
 
 
-def _proxy_of_environment(host_and_port: str, environ: Mapping[str, str]) -> str | None:
+def proxy_of_environment(scheme: str, host_and_port: str, environ: Mapping[str, str]) -> str | None:
+    """Return what HTTPS_PROXY or HTTP_PROXY, and NO_PROXY, say of a host; None for no proxy.
+
+    Args:
+        scheme: ``https`` or ``http``.
+        host_and_port: As they stand in an address.
+        environ: The environment.
+    """
     # Slow, and --help needs it not; public, though typeshed leaves it out.
     from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415
 
@@ -100,4 +115,4 @@ def _proxy_of_environment(host_and_port: str, environ: Mapping[str, str]) -> str
 
     if proxy_bypass_environment(host_and_port, {"no": value("no_proxy")}):
         return None
-    return value("https_proxy") or None
+    return value(f"{scheme}_proxy") or None

@@ -44,7 +44,7 @@ def test_every_part_measures_and_every_invoice_is_settled(
     assert ended.returncode == 0, ended.stderr
     figures = json.loads(results.read_text(encoding="utf-8"))
 
-    parts = {"invoices", "p12-job", "signing", "help", "service", "scale"}
+    parts = {"invoices", "observers", "p12-job", "signing", "help", "service", "scale"}
     assert figures.keys() == {"date", "machine", "load_before", "versions", "parameters"} | parts
     assert figures["machine"].keys() == {"processor", "cores", "memory_mb", "system"}
     assert figures["parameters"]["rows"] == ROWS
@@ -60,6 +60,9 @@ def test_every_part_measures_and_every_invoice_is_settled(
             "cpu_is_times_batchcancels",
         }, name
     assert yardsticks["batchcancel"]["batchcancel_is_times_as_fast"]["median"] == 1.0
+    watched = figures["observers"]["ways"]
+    assert watched.keys() == {"nobody watches", "metrics", "live view, metrics, log at warning"}
+    assert all(way["cpu_is_times_alone"]["median"] > 0 for way in watched.values())
     assert figures["p12-job"]["jobs"].keys() == {"jwt", "p12", "p12, MLE=request", "p12, MLE=both"}
     assert {"p12_of_rsa", "p12_of_bound", "p12_cpu_over_least"} < figures["p12-job"].keys()
     ways = figures["signing"]["ways"]
@@ -78,7 +81,7 @@ def test_every_part_measures_and_every_invoice_is_settled(
     for text in ("Not nginx", "The official SDK was left out", "wrk was left out", "Time-bound service"):
         assert text in ended.stdout, text
 
-    for part, rows in (("invoices", ROWS), ("p12-job", ROWS), ("service", SERVICE_ROWS)):
+    for part, rows in (("invoices", ROWS), ("observers", ROWS), ("p12-job", ROWS), ("service", SERVICE_ROWS)):
         lines = (folder / part / "run.ledger.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         canceled = {record["invoice_id"] for record in records if record.get("outcome") == "canceled"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from importlib.metadata import distribution, entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -39,6 +40,7 @@ def test_console_script_is_the_command_line() -> None:
 
 
 def test_installed_command_tells_its_version(run_command: RunCommand) -> None:
-    """The script on disk runs, and its version is the installed distribution's."""
+    """The script on disk runs, its version is the installed distribution's, and Python's is what runs it."""
     done = run_command("--version")
-    assert (done.returncode, done.stdout) == (0, f"batchcancel {distribution('batchcancel').version}\n")
+    shown = f"batchcancel {distribution('batchcancel').version}, Python {platform.python_version()}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")

@@ -384,6 +384,25 @@ def test_keys_that_are_changed_in_the_middle_of_a_run_are_taken_up(
             assert not any(path.read_text(encoding="ascii").strip() in shown for path in contents)
 
 
+@pytest.mark.parametrize("command", ["run", "plan", "reconcile", "list"])
+def test_every_command_that_signs_says_until_when_it_can(
+    command: str, run_command: RunCommand, start_simulator: StartSimulator, tmp_path: Path
+) -> None:
+    """Each certificate with its last day, once."""
+    simulator = start_simulator("--make-keys", "keys", "--invoices", "20")
+    variables = printed_variables(simulator)[1] | {"BATCHCANCEL_MLE": "request"}
+    (tmp_path / "invoices.txt").write_text("2675", encoding="ascii")
+    if command == "reconcile":
+        assert run_command("run", "invoices.txt", *simulator.flags, env=variables).returncode == 0
+    what = {"run": ["invoices.txt"], "plan": ["invoices.txt"], "reconcile": [_LEDGER], "list": []}[command]
+    done = run_command(command, *what, *simulator.flags, env=variables)
+    assert done.returncode == 0, done.stderr
+    said = re.findall(
+        r"^  key       (\w+ certificate) \S+, valid until (\d{4}-\d\d-\d\d)$", done.stderr, re.MULTILINE
+    )
+    assert len(said) == 2, done.stderr
+
+
 def required(way: Way) -> tuple[str, ...]:
     """Return the flags with which a simulator insists on what a way promises."""
     return ("--require-mle",) if way.requests_encrypted else ()

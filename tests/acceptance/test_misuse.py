@@ -261,8 +261,10 @@ def test_production_on_a_terminal_wants_the_number_typed(
     """Only the number of invoices lets the run go on (to a host that does not exist)."""
     command: list[str | Path] = [command_path, "run", manifest, "--env", "production", "--max-outage", "0"]
     command += ["--base-url", "https://batchcancel.invalid"]
-    ended = _type_into(command, typed, env=clean_environment | KEY, cwd=manifest.parent)
+    env = clean_environment | KEY | {"TERM": "xterm"}
+    ended = _type_into(command, typed, env=env, cwd=manifest.parent)
     assert ended[0] == code, ended[1]
+    assert ("p pause" in ended[1]) is (code == 4), "the live view comes once it is typed"
     assert sentence in ended[1]
     assert "2 invoices to cancel, at batchcancel.invalid (production), merchant som***nt" in ended[1]
     if code != 4:

@@ -6,10 +6,16 @@ import json
 import signal
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.json import decode as json_decode
+from msgspec.structs import replace
+
+from batchcancel.ledger.plan import PlanRecord, encode_plan
+from batchcancel.ledger.record import EndRecord, encode_end
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartRun, StartSimulator
@@ -154,6 +160,21 @@ def test_an_old_plan_is_said_and_everything_is_asked(
     assert "PAID-1" in asked
 
 
+def test_a_plan_from_the_future_is_not_called_old(
+    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
+) -> None:
+    """It was made on a machine whose clock is wrong, or this one's is."""
+    run_command("plan", manifest, *simulator.flags, "--out", "plan.jsonl", env=simulator.env)
+    first, *rows, last = (tmp_path / "plan.jsonl").read_bytes().splitlines(keepends=True)
+    begun = replace(json_decode(first, type=PlanRecord), started_at="2126-01-01T00:00:00.000Z")
+    body = encode_plan(begun) + b"".join(rows)
+    end = replace(json_decode(last, type=EndRecord), sha256=sha256(body).hexdigest())
+    (tmp_path / "plan.jsonl").write_bytes(body + encode_end(end))
+    done = run_command("run", manifest, *simulator.flags, "--plan", "plan.jsonl", env=simulator.env)
+    assert "the clocks of two machines disagree: nothing is taken from it" in done.stderr
+    assert "PAID-1" in {request["invoice_id"] for request in simulator.requests()[len(IDS) :]}
+
+
 def test_what_a_ledger_knows_is_not_looked_up(
     simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
 ) -> None:
@@ -235,12 +256,23 @@ def test_a_damaged_plan_is_refused(
 
 
 def test_a_plan_is_no_ledger_and_a_ledger_no_plan(
-    simulator: Simulator, run_command: RunCommand, manifest: Path
+    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
 ) -> None:
     """Each is refused in the place of the other, and stays as it is."""
     run_command("plan", manifest, *simulator.flags, "--out", "plan.jsonl", env=simulator.env)
-    done = run_command("run", manifest, *simulator.flags, "--ledger", "plan.jsonl", env=simulator.env)
-    refused(done, "does not begin with a run record")
+    before = (tmp_path / "plan.jsonl").read_bytes()
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("run", manifest, *simulator.flags, "--ledger", "plan.jsonl"),
+        ("plan", manifest, *simulator.flags, "--ledger", "plan.jsonl"),
+        ("reconcile", "plan.jsonl", *simulator.flags),
+        ("report", "plan.jsonl"),
+        ("verify", "plan.jsonl"),
+        ("verify", "plan.jsonl", "--salvage", "new.jsonl"),
+    )
+    for command in commands:
+        refused(run_command(*command, env=simulator.env), "plan.jsonl is a plan and no ledger")
+    assert (tmp_path / "plan.jsonl").read_bytes() == before
+    assert not (tmp_path / "new.jsonl").exists()
     run_command("run", manifest, *simulator.flags, "--ledger", "x.jsonl", env=simulator.env)
     done = run_command("run", manifest, *simulator.flags, "--plan", "x.jsonl", env=simulator.env)
     refused(done, "x.jsonl is no plan")
@@ -283,8 +315,9 @@ def test_an_interrupted_plan_says_how_far_it_came(
     with start_run(simulator, path, *flags, command="plan") as process:
         simulator.wait_for("get", 10)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "SIGINT: nothing new is asked" in said
     summary = json.loads(out)
     assert summary["state"] == "interrupted"
     lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]

@@ -68,6 +68,28 @@ def test_the_summary_tells_what_became_of_the_invoices(run_command: RunCommand, 
     assert ledger.read_bytes() == before
 
 
+def test_the_summary_comes_as_json_too(run_command: RunCommand, ledger: Path, manifest: Path) -> None:
+    """One object on standard output, with what was written; what run --json names has the same name."""
+    again = json.loads(run_command("run", manifest, *SANDBOX, "--json").stdout)
+    ended = run_command(
+        "report", ledger, "--json", "--csv", "c.csv", "--open-rows", "left.csv", "--manifest", manifest
+    )
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    shared = {"env", "merchant_id", "outcomes", "reasons", "exit_code"}
+    assert again.keys() & document.keys() == shared
+    assert (document["env"], document["merchant_id"]) == (again["env"], again["merchant_id"])
+    assert document["runs"][-1]["run_id"] == again["run_id"]
+    assert all(run["duration_s"] == round(run["duration_s"], 3) for run in document["runs"])
+    assert document["outcomes"] == {"canceled": 3, "already_paid": 1, "partially_paid": 1, "error": 3}
+    size = (ledger.parent / "c.csv").stat().st_size
+    assert document["written"] == [{"path": "c.csv", "rows": 8, "size_bytes": size}]
+    assert document["left"] == {"path": "left.csv", "rows": 1, "unanswered": 0, "excluded": 0, "known": True}
+    assert list(document)[-3:] == ["written", "left", "exit_code"]
+    assert "  wrote  c.csv: " in ended.stderr
+    assert json.loads(run_command("report", ledger, "--json").stdout)["left"] is None
+
+
 def test_every_file_comes_from_one_call(run_command: RunCommand, ledger: Path, manifest: Path) -> None:
     """They are said on standard error; what is left can be run again as it is, on the same ledger."""
     ended = run_command(
@@ -94,6 +116,44 @@ def test_every_file_comes_from_one_call(run_command: RunCommand, ledger: Path, m
     assert "1 invoice to cancel" in again.stderr
     done = run_command("report", ledger, "--open-rows", "left.csv", "--manifest", manifest, "--force")
     assert "8 invoices in 2 runs" in done.stdout
+
+
+def test_an_outcome_without_an_export_is_said_to_do_nothing(run_command: RunCommand, ledger: Path) -> None:
+    """The summary stays whole, since it counts."""
+    ended = run_command("report", ledger, "--outcome", "error")
+    assert (ended.returncode, ended.stdout) == (0, run_command("report", ledger).stdout)
+    assert "none of them is wanted" in ended.stderr
+    assert run_command("report", ledger, "--outcome", "error", "--csv", "e.csv").stderr.startswith("  wrote")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("report", "LEDGER"), ("report", "LEDGER", "--json"), ("completion", "bash")],
+    ids=["report", "json", "completion"],
+)
+def test_a_result_that_is_lost_is_no_success(
+    command_path: Path, clean_environment: dict[str, str], small_ledger: Path, words: tuple[str, ...]
+) -> None:
+    """These commands have nothing but their text: no exit code that would tell without it."""
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [command_path, *(str(small_ledger) if one == "LEDGER" else one for one in words)],
+            env=clean_environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+            timeout=30,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "Warning: standard output can't be written: No space left on device.\n"
+
+
+def test_what_is_left_is_of_the_manifest_that_was_read(run_command: RunCommand, ledger: Path) -> None:
+    """Without ``--manifest``."""
+    ended = run_command("report", ledger, "--open-rows", "left.csv")
+    assert (ended.returncode, "wrote  left.csv: 1 row," in ended.stderr) == (0, True), ended.stderr
+    assert (ledger.with_name("left.csv")).read_text(encoding="utf-8").startswith("invoice_id,note\n")
 
 
 def test_rows_that_a_run_never_reached_are_left(
@@ -140,7 +200,8 @@ def test_a_ledger_at_work_is_readable_and_marked(run_command: RunCommand, ledger
         pytest.param(("LEDGER", "--csv", "invoices.csv"), "--force", id="a file in the way"),
         pytest.param(("LEDGER", "--csv", "LEDGER", "--force"), "is what is read here", id="over the ledger"),
         pytest.param(("LEDGER", "--html", "no/p.html"), "is no folder", id="no folder"),
-        pytest.param(("LEDGER", "--open-rows", "l.csv"), "belong together", id="open rows of nothing"),
+        pytest.param(("LEDGER", "--open-rows", "l.csv"), "read 0 manifests", id="open rows of nothing"),
+        pytest.param(("LEDGER", "--manifest", "invoices.csv"), "say that too", id="a manifest for nothing"),
         pytest.param(("LEDGER", "--outcome", "refused"), "refused", id="no outcome"),
         pytest.param(
             ("LEDGER", "--open-rows", "invoices.csv", "--manifest", "invoices.csv", "--force"),

@@ -381,7 +381,17 @@ def test_progress_in_lines_for_programs(run_command: RunCommand, tmp_path: Path)
     manifest = write_manifest(tmp_path, ["1", "2", "PAID-1"])
     ended = run_command("run", manifest, "--env", "sandbox", "--progress", "json")
     last = json.loads(ended.stderr.splitlines()[-1])
-    assert (last["done"], last["total"], last["canceled"], last["already_paid"]) == (3, 3, 2, 1)
+    assert (last["done"], last["total"], last["ended"]) == (3, 3, True)
+    assert last["outcomes"] == {"canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 0}
+    assert list(last["amounts_canceled"]) == ["USD"]
+
+
+def test_progress_counts_to_the_limit(run_command: RunCommand, tmp_path: Path) -> None:
+    """What is left for the next run is not waited for; an invalid id costs nothing of it."""
+    manifest = write_manifest(tmp_path, ["b d", *map(str, range(50))])
+    ended = run_command("run", manifest, "--env", "sandbox", "--progress", "json", "--limit", "20")
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert (ended.returncode, last["done"], last["total"]) == (7, 21, 21)
 
 
 def test_kept_columns_and_file_names_reach_the_ledger(run_command: RunCommand, tmp_path: Path) -> None:

@@ -220,4 +220,6 @@ def test_sample_configuration_shows_every_option(samples: Path, tmp_path: Path) 
         "shared_secret",
         "p12_password",
         "mle_response_key_password",
+        "ping_url",
+        "notify_url",
     }

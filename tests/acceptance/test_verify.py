@@ -23,7 +23,7 @@ IDS = ["2675", "0042", "PAID-1", "PARTIAL-1", "MISSING-1", "2675", "b@d", "7"]
 SANDBOX = ("--env", "sandbox")
 KEYS = (
     "ledger sound env merchant_id size_bytes lines runs results skips invoices outcomes reasons "
-    "findings finding_count notes salvage exit_code"
+    "findings finding_count notes salvage manifest exit_code"
 )
 
 
@@ -259,6 +259,15 @@ def test_nothing_of_a_ledger_reaches_the_terminal_raw(
     assert "x1b[2J" in ended.stdout or "u001b[2J" in ended.stdout
 
 
+def test_a_salvage_that_leaves_nothing_out_is_called_a_copy(run_command: RunCommand, ledger: Path) -> None:
+    """It asks for no other run."""
+    ended = run_command("verify", ledger, "--salvage", "new.jsonl")
+    assert ended.returncode == 0
+    assert "lines are in new.jsonl, a plain copy." in ended.stdout
+    assert "--ledger" not in ended.stdout
+    assert ledger.with_name("new.jsonl").read_bytes() == ledger.read_bytes()
+
+
 def test_what_no_copy_mends_is_said(run_command: RunCommand, ledger: Path) -> None:
     """A ledger whose lines are whole and wrong is copied with its findings, and the exit code tells."""
     lines = ledger.read_bytes().splitlines(keepends=True)
@@ -302,3 +311,88 @@ def test_a_reader_that_has_gone_away_changes_no_exit_code(
         os.close(writing)
     assert ended.returncode == 6
     assert ("can't be written" in ended.stderr, "Traceback" in ended.stderr) == (warned, False)
+
+
+# --- the manifest ---------------------------------------------------------------------------------
+
+COVERAGE_KEYS = (
+    "files runs complete_runs rows answered invalid duplicates excluded open_errors unanswered open_rows "
+    "disagreements disagreement_count"
+)
+
+
+def test_a_manifest_is_held_against_the_ledger(run_command: RunCommand, ledger: Path, manifest: Path) -> None:
+    """Every row is accounted for; exit 0, and the manifest is only read."""
+    before = manifest.read_bytes()
+    ended = run_command("verify", ledger, "--manifest", manifest.name)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (
+        "\nManifest: agrees with the ledger, every row is accounted for: invoices.txt\n"
+        "\n"
+        "  manifest                 rows\n"
+        "  ------------             ----\n"
+        "  answered      canceled      3\n"
+        "  answered      paid          1\n"
+        "  answered      partial       1\n"
+        "  answered      not_found     1\n"
+        "  invalid ids                 1\n"
+        "  duplicates                  1\n"
+        "  all                         8\n"
+        "  runs over it                1\n"
+    ) in ended.stdout
+    document = audit(run_command, ledger, "--manifest", manifest.name)["manifest"]
+    assert " ".join(document) == COVERAGE_KEYS
+    assert [(one["path"], one["rows"]) for one in document["files"]] == [("invoices.txt", 8)]
+    assert manifest.read_bytes() == before
+
+
+def test_a_manifest_that_disagrees_is_exit_3_and_damage_is_exit_6(
+    run_command: RunCommand, ledger: Path, manifest: Path
+) -> None:
+    """Damage counts more; what is open is named, hostile text included, and moves no cursor."""
+    manifest.write_text("2675\n\x1b[2J\u202e\n" + "\nnew\n", encoding="utf-8")
+    ended = run_command("verify", ledger, "--manifest", manifest.name)
+    assert ended.returncode == 3
+    assert "Manifest: 1 disagreement with the ledger: invoices.txt" in ended.stdout
+    assert "No run of this ledger read invoices.txt as it is now" in ended.stdout
+    assert (
+        "Open rows\n  row 2: \\x1b[2J\\u202e, without a row\n  row 3: new, without a row\n"
+    ) in ended.stdout
+    assert ended.stdout.isascii()
+    damage(ledger, line=3, position=30)
+    assert run_command("verify", ledger, "--manifest", manifest.name).returncode == 6
+
+
+def test_several_manifests_name_the_file_of_each_row(
+    run_command: RunCommand, manifest: Path, tmp_path: Path
+) -> None:
+    """In the order of their run."""
+    (tmp_path / "more.txt").write_text("FORBIDDEN-1\n", encoding="utf-8")
+    files = ("--manifest", manifest.name, "--manifest", "more.txt")
+    assert run_command("run", manifest.name, "more.txt", *SANDBOX, "--ledger", "l").returncode == 3
+    ended = run_command("verify", "l", *files)
+    assert ended.returncode == 0
+    assert "agrees with the ledger, 1 row open: invoices.txt, more.txt" in ended.stdout
+    assert "  more.txt, row 1: FORBIDDEN-1, refused\n" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--column", "id"), "go with --manifest"),
+        (("--manifest", "nowhere.csv"), "nowhere.csv can't be read: No such file or directory"),
+        (("--manifest", "."), "is not a regular file"),
+        (("--manifest", "invoices.txt", "--format", "csv", "--column", "nr"), "nr"),
+        (("--manifest", "invoices.txt", "--format", "xml"), "xml"),
+        (("--manifest", "invoices.txt", "--encoding", "klingon"), "klingon"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_manifest_that_can_not_be_read_is_exit_2(
+    run_command: RunCommand, ledger: Path, flags: tuple[str, ...], sentence: str
+) -> None:
+    """One sentence, and nothing on standard output."""
+    ended = run_command("verify", ledger, *flags)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+    assert ended.stderr.count("\n") == 1

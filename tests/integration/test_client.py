@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -186,6 +187,20 @@ async def test_page_of_the_list_is_read(run: _Run) -> None:
         created_at=1562181746.0,
     )
     assert reply.listing == Listing(total=123, invoices=(draft, Invoice(), Invoice()))
+
+
+async def test_page_may_be_longer_than_any_other_reply(run: _Run) -> None:
+    """A thousand invoices with long customers are more than a mebibyte."""
+    body = json.dumps({"totalInvoices": 1, "invoices": [{"id": "1", "note": "x" * (3 << 20)}]})
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    async with _serve(handler) as base_url, run.client(base_url) as client:
+        page = await client.send(RequestKind.LIST, Page(offset=0, limit=1))
+        invoice = await client.send(RequestKind.LOOK_UP, "1")
+    assert page.listing == Listing(total=1, invoices=(Invoice(id="1"),))
+    assert not invoice.is_object
 
 
 async def test_draft_is_created_for_nobody(run: _Run) -> None:

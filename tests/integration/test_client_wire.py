@@ -462,7 +462,7 @@ async def test_header_that_holds_a_lines_end_never_leaves(end: str) -> None:
 
 async def test_time_that_is_up_just_when_the_head_comes_is_a_lost_reply() -> None:
     """The body would otherwise be waited for without an end: the deadline has passed by then."""
-    exchange = _Exchange()
+    exchange = _Exchange(1)
 
     class _LateProtocol:
         def set_response_params(self, **_: Any) -> None:
@@ -482,7 +482,7 @@ async def test_time_that_is_up_just_when_the_head_comes_is_a_lost_reply() -> Non
 
 async def test_time_that_is_up_before_a_connection_is_there_leaves_nothing() -> None:
     """Not a byte is written any more."""
-    exchange = _Exchange()
+    exchange = _Exchange(1)
     exchange.expire()
     link: Any = Mock()
     with pytest.raises(NotSentError, match="TimeoutError"):

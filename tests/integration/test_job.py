@@ -21,7 +21,15 @@ from batchcancel.errors import (
     UsageError,
 )
 from batchcancel.ledger.disk import LedgerFile
-from batchcancel.model import ClockSet, Event, GroupCommitted, PauseStarted, RequestFinished, Vitals
+from batchcancel.model import (
+    ClockSet,
+    Event,
+    GroupCommitted,
+    PauseCause,
+    PauseStarted,
+    RequestFinished,
+    Vitals,
+)
 from batchcancel.pipeline import Pipeline
 from batchcancel.sandbox import (
     SANDBOX_KEY_ID,
@@ -85,15 +93,60 @@ async def test_vitals_can_be_asked_for_at_any_time(settings_for: MakeSettings) -
     """Before the run, in its middle and after it; what has its row is not left."""
     settings = settings_for([str(number) for number in range(40)] + ["b d"], rate=200, concurrency=4)
     async with Job(settings) as job:
-        before = job.vitals()
+        before, none = job.vitals(), job.outcomes
         during = [job.vitals() async for _ in job.results()]
-        after = job.vitals()
+        after, outcomes = job.vitals(), job.outcomes
     at_rest = Vitals(
         in_flight=0, allowed_rate=200, set_rate=200, held_by=None, rows_left=41, is_stopping=False
     )
     assert before == at_rest
     assert 0 < during[0].rows_left < 41
-    assert after == during[-1] == replace(at_rest, rows_left=0)
+    assert after == during[-1]
+    assert list(none.items()) == [(outcome, 0) for outcome in Outcome]
+    assert outcomes == none | {Outcome.CANCELED: 40, Outcome.ERROR: 1}
+    assert after == replace(at_rest, rows_left=0, amounts_canceled=job.summary.amounts_canceled)
+
+
+async def test_a_paused_job_sends_nothing_until_it_is_resumed(settings_for: MakeSettings) -> None:
+    """Paused before it begins, and once more in its middle."""
+    settings = settings_for([str(number) for number in range(40)], concurrency=4, rate=50)
+    events: list[Event] = []
+    async with Job(settings, on_event=events.append) as job:
+        job.pause()
+        assert job.vitals().held_by is PauseCause.BY_HAND
+        running = asyncio.create_task(job.run())
+        await asyncio.sleep(0.3)
+        assert [event for event in events if isinstance(event, RequestFinished)] == []
+        job.resume()
+        while not any(isinstance(event, GroupCommitted) for event in events):
+            await asyncio.sleep(0.001)
+        job.pause()
+        await asyncio.sleep(0.2)
+        paused_at = len(events)
+        await asyncio.sleep(0.2)
+        assert (len(events), running.done(), job.vitals().in_flight) == (paused_at, False, 0)
+        job.resume()
+        summary = await running
+    assert (summary.state, summary.tally.results) == (RunState.COMPLETE, {Reason.CANCELED: 40})
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before-the-run", "in-its-middle"])
+async def test_a_stop_ends_a_paused_job_at_once(settings_for: MakeSettings, *, is_early: bool) -> None:
+    """Nothing else leaves, and what is open stays open."""
+    settings = settings_for([str(number) for number in range(400)], concurrency=4, rate=200)
+    async with Job(settings) as job:
+        if is_early:
+            job.pause()
+        running = asyncio.create_task(job.run())
+        await asyncio.sleep(0.1)
+        job.pause()
+        await asyncio.sleep(0.2)
+        done = 400 - job.vitals().rows_left
+        job.stop("SIGINT")
+        summary = await asyncio.wait_for(running, 1.0)
+    assert summary.state is RunState.INTERRUPTED
+    assert summary.tally.open == 400 - done
+    assert (done == 0) is is_early
 
 
 async def test_leaving_the_loop_stops_and_drains(settings_for: MakeSettings) -> None:
@@ -190,12 +243,14 @@ async def test_a_full_disk_stops_the_run_with_what_is_on_it(
     """Nothing is claimed that is not on disk: what was yielded is what the file holds."""
     settings = settings_for([str(number) for number in range(500)], concurrency=4)
     append = LedgerFile.append
-    written: list[bytes] = []
+    is_full = False
 
     def append_until_full(file: LedgerFile, data: bytes) -> float:
-        if len(written) > 2:
+        """Take one group of results, which never holds all 500: fewer than that may wait for the disk."""
+        nonlocal is_full
+        if is_full:
             raise LedgerWriteError("No space left on device.")
-        written.append(data)
+        is_full = b'"type":"result"' in data
         return append(file, data)
 
     monkeypatch.setattr(LedgerFile, "append", append_until_full)

@@ -30,9 +30,9 @@ ANSWERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def left_of(ledger: Path, manifest: Path, target: Path) -> Left:
+def left_of(ledger: Path, manifest: Path | None, target: Path, *, force: bool = False) -> Left:
     """Write what is left as the command does."""
-    left = OpenRows(manifest, target, inputs=[ledger], force=False)
+    left = OpenRows(manifest, target, inputs=[ledger], force=force)
     make_report([ledger], Outputs(), watch=left.note)
     return left.write()
 
@@ -144,3 +144,44 @@ def test_what_can_not_be_read_or_written_is_refused(tmp_path: Path, write_ledger
     with pytest.raises(ManifestError, match="end-of-stream"):
         left_of(ledger, tmp_path / "m.csv.gz", tmp_path / "left.csv")
     assert manifest.read_text(encoding="utf-8") == "id\n1\n"
+
+
+def read_by_run(manifest: Path) -> dict[str, Any]:
+    """Tell of a manifest as a run's record does."""
+    return {"path": str(manifest), "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(), "rows": 2}
+
+
+def test_the_manifest_that_the_runs_read_need_not_be_named(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Its name stands in the ledger, and its digest proves that it is the one."""
+    manifest, target = tmp_path / "m.csv", tmp_path / "left.csv"
+    manifest.write_text("id\n1\n2\n", encoding="utf-8")
+    ledger = write_ledger(tmp_path / "l", *ANSWERS[:1], manifest=(read_by_run(manifest),))
+    left = left_of(ledger, None, target)
+    assert (left.manifest, left.rows, left.is_known) == (manifest, 1, True)
+    assert target.read_text(encoding="utf-8") == "id\n2\n"
+
+
+def test_no_other_manifest_is_taken_for_the_one_that_was_read(
+    tmp_path: Path, write_ledger: WriteLedger
+) -> None:
+    """One that was changed, one of several, standard input, and the target itself are not guessed at."""
+    manifest, other, target = tmp_path / "m.csv", tmp_path / "o.csv", tmp_path / "left.csv"
+    manifest.write_text("id\n1\n2\n", encoding="utf-8")
+    other.write_text("id\n3\n", encoding="utf-8")
+    read = read_by_run(manifest)
+    ledger = write_ledger(tmp_path / "l", manifest=(read,))
+    with pytest.raises(ReportError, match=r"is what is read here"):
+        left_of(ledger, None, manifest, force=True)
+    several = write_ledger(tmp_path / "several", manifest=(read, read_by_run(other)))
+    with pytest.raises(ManifestError, match=r"read 2 manifests. Name the manifest with --manifest"):
+        left_of(several, None, target)
+    spooled = write_ledger(tmp_path / "spooled", manifest=(read | {"path": "-"},))
+    with pytest.raises(ManifestError, match=r"read standard input. Name the manifest"):
+        left_of(spooled, None, target)
+    manifest.write_text("id\n1\n2\n4\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"as it is now.*Name the manifest"):
+        left_of(ledger, None, target)
+    manifest.unlink()
+    with pytest.raises(ManifestError, match=r"can't be opened: No such file or directory. Name the manifest"):
+        left_of(ledger, None, target)
+    assert not target.exists()

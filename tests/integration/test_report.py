@@ -20,6 +20,7 @@ import pytest
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, ReportError
 from batchcancel.model import Outcome, Reason, RunState
 from batchcancel.report import sample, xlsx
+from batchcancel.report.document import as_json, report_document
 from batchcancel.report.exports import COLUMNS
 from batchcancel.report.figures import Ending, Figures, Money
 from batchcancel.report.make import Outputs, make_report
@@ -138,7 +139,100 @@ def test_many_rows_are_compared_in_a_file(
         figures_of(path)
 
 
+# --- for programs ---------------------------------------------------------------------------------
+
+
+def test_the_document_is_pinned(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Programs read it: the keys and their meaning never change."""
+    path = write_ledger(
+        tmp_path / "a",
+        {"amount": "10.10", "currency": "USD"},
+        {"reason": "partial", "amount": "1000000.00", "balance": "0.50", "currency": "USD", "lookups": 1},
+        {"reason": "refused"},
+        {"reason": "not_found", "merchant_id": "shop"},
+        state=RunState.STOPPED,
+        why="too many errors",
+        ref="FIN-311",
+    )
+    document = report_document(figures_of(path))
+    run = document["runs"][0]
+    assert run.pop("ended_at")
+    assert run.pop("duration_s") >= 0
+    assert document == {
+        "env": "test",
+        "merchant_id": "exa***nt",
+        "merchants": 1,
+        "live": False,
+        "invoices": 4,
+        "outcomes": {"canceled": 1, "already_paid": 0, "partially_paid": 1, "error": 2},
+        "reasons": {"canceled": 1, "partial": 1, "not_found": 1, "refused": 1},
+        "final_errors": 1,
+        "open_errors": 1,
+        "amounts": {
+            "USD": {
+                "canceled": "10.10",
+                "canceled_before": "0",
+                "already_paid": "0",
+                "partially_paid": "1000000.00",
+                "still_owed": "0.50",
+                "open": "0",
+            }
+        },
+        "without_amount": {"canceled": 0, "already_paid": 0, "partially_paid": 0, "error": 2},
+        "runs": [
+            {
+                "run_id": "11111111-0000-4000-8000-000000000001",
+                "ledger": str(path),
+                "started_at": "2026-11-01T02:00:00.000Z",
+                "state": "stopped",
+                "why": "too many errors",
+                "ref": "FIN-311",
+                "operator": "finance",
+                "host": "batch01",
+                "results": 4,
+                "errors": 2,
+                "attempts": 4,
+                "lookups": 1,
+            }
+        ],
+        "ledgers": [{"path": str(path), "empty": False, "live": False, "torn_bytes": 0}],
+    }
+
+
+def test_the_document_of_nothing_has_every_key(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """An empty ledger is no error here either."""
+    (tmp_path / "a").touch()
+    nothing = report_document(figures_of(tmp_path / "a"))
+    something = report_document(figures_of(write_ledger(tmp_path / "b", {})))
+    assert list(nothing) == list(something)
+    assert (nothing["env"], nothing["merchant_id"], nothing["invoices"]) == (None, None, 0)
+    assert nothing["ledgers"][0]["empty"]
+
+
+def test_the_document_of_a_run_without_an_end_says_so(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """It was killed: nobody knows how long it lasted."""
+    (run,) = report_document(figures_of(write_ledger(tmp_path / "a", {}, state=None)))["runs"]
+    assert (run["state"], run["ended_at"], run["duration_s"], run["why"]) == ("no_end", None, None, None)
+
+
+def test_the_document_is_ascii_on_one_line(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """Nothing that a ledger holds moves a cursor; programs still read it as it was."""
+    path = write_ledger(tmp_path / "a\u202e", {"amount": "1", "currency": NASTY[5]}, ref=NASTY[5])
+    text = as_json(report_document(figures_of(path)))
+    assert text.isascii()
+    assert text.removesuffix("\n").isprintable()
+    assert json.loads(text)["runs"][0]["ref"] == NASTY[5]
+
+
 # --- states of a ledger ---------------------------------------------------------------------------
+
+
+def test_runs_stand_in_the_order_in_which_they_began(tmp_path: Path, write_ledger: WriteLedger) -> None:
+    """In whatever order their ledgers are named: the last ones are shown, the others called earlier."""
+    first = write_ledger(tmp_path / "a", {})
+    second = write_ledger(tmp_path / "b", {}, **LATER)
+    began = [run.record.started_at for run in figures_of(second, first).runs]
+    assert began == ["2026-11-01T02:00:00.000Z", LATER["started_at"]]
 
 
 def test_runs_tell_how_they_ended(tmp_path: Path, write_ledger: WriteLedger) -> None:
@@ -315,6 +409,22 @@ def test_only_the_outcomes_that_were_asked_for_are_exported(
     made = make_report([path], outputs)
     assert [row["reason"] for row in rows_of(tmp_path / "c.csv")] == ["paid", "refused"]
     assert made.figures.invoices == 3
+
+
+@pytest.mark.parametrize(
+    ("ref", "beginning"), [("FIN-1", b"invoice_id,"), ("für", b"\xef\xbb\xbfinvoice_id,")]
+)
+def test_a_csv_is_marked_where_it_is_more_than_ascii(
+    tmp_path: Path, write_ledger: WriteLedger, ref: str, beginning: bytes
+) -> None:
+    """Excel would guess the encoding; a program would read the mark as a part of the first column's name."""
+    path = write_ledger(tmp_path / "a.jsonl", {"invoice_id": "1"}, ref=ref)
+    (written,) = make_report([path], Outputs(csv=tmp_path / "c.csv")).written
+    content = written.path.read_bytes()
+    assert content.startswith(beginning)
+    assert (written.size_bytes, written.path.stat().st_mode & 0o777) == (len(content), 0o600)
+    assert [row["ref"] for row in rows_of(written.path)] == [ref]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "c.csv"]
 
 
 def test_no_file_is_replaced_that_nobody_gave_up(tmp_path: Path, write_ledger: WriteLedger) -> None:

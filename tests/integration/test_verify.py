@@ -459,7 +459,7 @@ def test_a_disk_that_refuses_leaves_nothing_behind(ledger: Path, new: Path, call
         refuse(fd)
 
     disk = Disk(write=refuse) if call == "write" else Disk(sync=sync)
-    with pytest.raises(LedgerWriteError, match="No space left on device"):
+    with pytest.raises(LedgerWriteError, match=r"No space left on device. No new ledger was made"):
         salvage_ledger(ledger, new, disk=disk)
     assert not new.exists()
 

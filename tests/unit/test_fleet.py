@@ -27,6 +27,9 @@ from batchcancel.model import (
     ManifestRow,
     MerchantStopped,
     PauseCause,
+    PauseEnded,
+    PauseStarted,
+    Reason,
     Reply,
     RequestKind,
     Result,
@@ -469,6 +472,92 @@ def test_a_cut_rate_is_below_the_set_one(in_virtual_time: InVirtualTime) -> None
     assert [one.set_rate for one in seen] == [100.0, 100.0]
     assert 1 < (seen[0].allowed_rate or 0) < 100
     assert [one.is_stopping for one in seen] == [False, True]
+
+
+# --- paused by hand -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_quotas", [False, True], ids=["shared", "own"])
+def test_a_pause_holds_every_merchant_and_is_told_once(
+    in_virtual_time: InVirtualTime, *, own_quotas: bool
+) -> None:
+    """Also those whose first row comes while it lasts; a second call changes nothing."""
+    house = House(concurrency=4)
+    house.own_quotas = own_quotas
+    house.read_takes_s = 0.2
+    seen: list[Vitals] = []
+
+    def pause() -> None:
+        house.fleet.pause()
+        house.fleet.pause()
+
+    def resume() -> None:
+        seen.append(house.fleet.vitals(to_settle=30, set_rate=None))
+        house.fleet.resume()
+        house.fleet.resume()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.05, pause)
+        loop.call_later(61.05, resume)
+        await house.run(rows_of("a", "b", "c", each=10, sorted_by_merchant=True))
+
+    in_virtual_time(scenario())
+    assert house.tally.results == {"canceled": 30}
+    assert [at for *_, at in house.sent if 1001.05 < at < 1061.05] == []
+    assert [(one.held_by, one.in_flight) for one in seen] == [(PauseCause.BY_HAND, 0)]
+    started, ended = house.events
+    assert started == PauseStarted(cause=PauseCause.BY_HAND, wait_s=None)
+    assert isinstance(ended, PauseEnded)
+    assert ended.cause is PauseCause.BY_HAND
+    assert ended.lasted_s == pytest.approx(60.0)
+
+
+def test_a_stop_in_a_pause_ends_the_run_at_once(in_virtual_time: InVirtualTime) -> None:
+    """What was in flight has come back; nothing is sent any more, a lost cancelation is not looked up."""
+    house = House(concurrency=2)
+    house.takes_s = 1.0
+
+    def lose(kind: RequestKind, _one: str | None, _now: float) -> Reply | None:
+        if kind is CANCEL:
+            raise ReplyLostError("reset")
+        return None
+
+    house.answers["a"] = lose
+
+    async def scenario() -> float:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            house.fleet.stop("SIGINT")
+            house.fleet.resume()
+
+        loop.call_later(30.0, stop)
+        await house.run(rows_of("a", "b", each=10), during=lambda: loop.call_later(1.5, house.fleet.pause))
+        return loop.time()
+
+    assert in_virtual_time(scenario()) == pytest.approx(1030.0)
+    assert max(at for *_, at in house.sent) < 1001.5
+    assert {row.reason for row in house.rows if isinstance(row, Result)} <= {Reason.CANCELED, Reason.UNKNOWN}
+    assert house.tally.open == 20 - len(house.rows)
+    assert [type(event) for event in house.events if not isinstance(event, StopRequested)] == [
+        PauseStarted,
+        PauseEnded,
+    ]
+
+
+def test_a_stopped_run_is_not_paused(in_virtual_time: InVirtualTime) -> None:
+    """What is in flight is drained, and its look-ups leave."""
+    house = House(concurrency=2)
+    house.takes_s = 1.0
+
+    def look() -> None:
+        house.fleet.stop("SIGINT")
+        house.fleet.pause()
+
+    in_virtual_time(house.run(rows_of("a", each=10), during=after(1.5, look)))
+    assert house.tally.results == {"canceled": 2}
+    assert [event for event in house.events if isinstance(event, PauseStarted)] == []
 
 
 def test_the_reader_is_not_far_ahead_of_a_slow_merchant(in_virtual_time: InVirtualTime) -> None:

@@ -21,11 +21,12 @@ from joserfc.jwk import OctKey, RSAKey
 from rich.console import Console
 from rich.traceback import Traceback
 
+from batchcancel.cli.observers import Observers
 from batchcancel.cli.session import run_job
 from batchcancel.errors import SettingsError
 from batchcancel.job.keys import Keys, load_keys
 from batchcancel.model import KeyFileChanged
-from batchcancel.settings import load_settings
+from batchcancel.settings import Receivers, load_settings
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -637,7 +638,7 @@ def test_end_of_each_certificate_is_shown_and_warned_about(
     settings = load_settings(
         ["invoices.txt"], environ=_P12 | _RESPONSE, env="sandbox", base_url="http://127.0.0.1:9"
     )
-    assert run_job(settings) == 3
+    assert run_job(settings, Observers(Receivers(ping=None, notify=None))) == 3
     said = capsys.readouterr().err
     assert "  key       encryption certificate key.p12, valid until 20" in said
     assert said.count("valid until") == 3

@@ -7,16 +7,18 @@ import io
 import json
 import os
 import pty
+import re
 import stat
 import sys
+import termios
 import tty
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
+from msgspec.structs import replace
 
 from batchcancel.model import (
     ClockSet,
@@ -24,6 +26,7 @@ from batchcancel.model import (
     Event,
     GroupCommitted,
     KeyFileChanged,
+    ListProgressed,
     MerchantStopped,
     PauseCause,
     PauseEnded,
@@ -36,10 +39,15 @@ from batchcancel.model import (
     Result,
     RetryScheduled,
     StopRequested,
+    Vitals,
 )
 from batchcancel.observe import Broadcast
+from batchcancel.observe.colour import wants_colour
 from batchcancel.observe.logs import Log, open_log
-from batchcancel.observe.progress import show_progress
+from batchcancel.observe.progress import show_progress, tell_progress
+from batchcancel.observe.screen import Screen
+from batchcancel.observe.view import Line
+from batchcancel.observe.watched import Count, Watched
 from batchcancel.settings import Progress
 
 InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
@@ -171,6 +179,18 @@ LINES: list[tuple[Event, dict[str, object]]] = [
             "level": "warning",
             "has_key": True,
             "hint": "encrypted replies can't be read; their invoices are looked up",
+        },
+    ),
+    (
+        ListProgressed(rows=2000, status="SENT", total=38449),
+        {
+            "event": "list.progressed",
+            "level": "debug",
+            "rows": 2000,
+            "status": "SENT",
+            "total": 38449,
+            "looked_up": 0,
+            "to_look_up": 0,
         },
     ),
 ]
@@ -384,36 +404,72 @@ def test_a_defect_in_a_listener_is_not_hidden(defect: type[Exception]) -> None:
 
 # --- progress -------------------------------------------------------------------------------------
 
-GROUP = committed(Reason.CANCELED, Reason.CANCELED, Reason.PAID, Reason.UNKNOWN)
+
+COUNTED = {"canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 1}
 
 
-@pytest.fixture
-def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the rate be taken over the loop's virtual time."""
-    monkeypatch.setattr("batchcancel.observe.progress.monotonic", lambda: asyncio.get_running_loop().time())
+class Run:
+    """A run as those who watch it know it, which notes what they do with it."""
+
+    def __init__(self, *, cancels: bool = True) -> None:
+        self.cancels = cancels
+        self.counted = dict.fromkeys(COUNTED, 0)
+        self.vitals = Vitals(
+            in_flight=3,
+            allowed_rate=12.5,
+            set_rate=20.0,
+            held_by=None,
+            rows_left=1496,
+            amounts_canceled={"EUR": "1234.50", "USD": "0.10"},
+            is_stopping=False,
+        )
+        self.done: list[str] = []
+
+    @property
+    def watched(self) -> Watched:
+        return Watched(
+            total=1500,
+            counted_as="outcomes" if self.cancels else "seen",
+            counts=lambda: tuple(
+                Count(key=key, text=key.replace("_", " "), number=number, style="green")
+                for key, number in self.counted.items()
+            ),
+            cancels=self.cancels,
+            vitals=lambda: self.vitals,
+            pause=lambda: self.note("pause", held_by=PauseCause.BY_HAND),
+            resume=lambda: self.note("resume", held_by=None),
+            stop=lambda: self.note("stop", is_stopping=True),
+        )
+
+    def note(self, what: str, **changes: object) -> None:
+        self.done.append(what)
+        self.vitals = replace(self.vitals, **changes)
 
 
-def watch(kind: str, *, for_s: float) -> Coroutine[Any, Any, None]:
-    """Show the progress of a run that commits one group and goes on for some time."""
+def watch(kind: str, *, for_s: float, run: Run | None = None) -> Coroutine[Any, Any, None]:
+    """Show the progress of a run that settles four invoices at once and goes on for some time."""
 
-    async def run() -> None:
-        async with show_progress(kind, total=1500) as listener:
-            listener(GROUP)
+    async def go_on(one: Run) -> None:
+        async with show_progress(kind, one.watched) as listener:
+            one.counted = COUNTED
             listener(STOP)
             await asyncio.sleep(for_s)
 
-    return run()
+    return go_on(run or Run())
 
 
-@pytest.mark.parametrize("kind", ["plain", "auto"])
+@pytest.mark.parametrize("kind", ["plain", "auto", "bar"])
 def test_plain_progress_is_a_line_every_half_minute(
-    kind: str, capsys: pytest.CaptureFixture[str], no_time: None, in_virtual_time: InVirtualTime
+    kind: str, capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
 ) -> None:
-    """Without a terminal, auto is plain; the line has all four outcomes."""
+    """Without a terminal, auto and bar are plain; the line has all that the live view has."""
     in_virtual_time(watch(kind, for_s=61))
     first, second = capsys.readouterr().err.splitlines()
     what = "4 of 1,500 invoices: 2 canceled, 1 already paid, 0 partially paid, 1 error"
-    assert (first, second) == (f"{what}; 0.1 a second", f"{what}; 0.1 a second")
+    limit = "3 in flight, limit 12.5 a second, cut from 20 after a 429 or 503"
+    money = "canceled so far: 1,234.50 EUR, 0.10 USD"
+    assert first == f"{what}; 0.1 a second, {limit}, about 3 h 07 min left; {money}"
+    assert second == f"{what}; 0.1 a second, {limit}, about 6 h 14 min left; {money}"
 
 
 def test_a_short_run_has_no_plain_progress(
@@ -425,16 +481,77 @@ def test_a_short_run_has_no_plain_progress(
 
 
 def test_json_progress_is_an_object_a_second_and_a_last_one(
-    capsys: pytest.CaptureFixture[str], no_time: None, in_virtual_time: InVirtualTime
+    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
 ) -> None:
-    """The last one is there however short the run was."""
+    """The last one is there however short the run was; the keys are part of the interface."""
     in_virtual_time(watch("json", for_s=2.5))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line.pop("invoices_per_s") for line in lines] == [4.0, 2.0, 1.6]
+    assert [(line.pop("rate"), line.pop("eta_s"), line.pop("ended")) for line in lines] == [
+        (4.0, 374.0, False),
+        (2.0, 748.0, False),
+        (1.6, 935.0, True),
+    ]
     assert (
         lines
-        == [{"done": 4, "total": 1500, "canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 1}] * 3
+        == [
+            {
+                "type": "progress",
+                "done": 4,
+                "total": 1500,
+                "outcomes": {"canceled": 2, "already_paid": 1, "partially_paid": 0, "error": 1},
+                "amounts_canceled": {"EUR": "1234.50", "USD": "0.10"},
+                "in_flight": 3,
+                "allowed_rate": 12.5,
+                "set_rate": 20.0,
+                "held_by": None,
+                "stopping": False,
+                "merchants_stopped": 0,
+            }
+        ]
+        * 3
     )
+
+
+def test_what_only_looks_tells_of_no_money(
+    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """Neither in the object nor in the sentence; its counts have a name of their own."""
+    looks = Run(cancels=False)
+    looks.vitals = replace(looks.vitals, amounts_canceled={}, is_stopping=True)
+    in_virtual_time(watch("json", for_s=0.5, run=looks))
+    shown = json.loads(capsys.readouterr().err)
+    assert (shown["seen"], shown["stopping"]) == (COUNTED, True)
+    assert not {"outcomes", "amounts_canceled"} & shown.keys()
+    in_virtual_time(watch("plain", for_s=31, run=looks))
+    assert capsys.readouterr().err.endswith("3 in flight, stopping: nothing new is asked\n")
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("bar", 12), ("plain", 2), ("auto", 2), ("none", 0)])
+def test_lines_alone_come_oftener_where_somebody_waits(
+    kind: str, lines: int, capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """Of a command that has no view."""
+
+    async def run() -> None:
+        async with tell_progress(kind, line=lambda: "so far", document=lambda _ended: "{}"):
+            await asyncio.sleep(61)
+
+    in_virtual_time(run())
+    assert capsys.readouterr().err == "so far\n" * lines
+
+
+def test_json_progress_ends_with_its_last_object_where_the_run_fails(
+    capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime
+) -> None:
+    """Whoever reads it waits for that one."""
+
+    async def fail() -> None:
+        async with show_progress("json", Run().watched):
+            raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(fail())
+    assert json.loads(capsys.readouterr().err)["ended"] is True
 
 
 def test_no_progress_is_silent(capsys: pytest.CaptureFixture[str], in_virtual_time: InVirtualTime) -> None:
@@ -447,7 +564,7 @@ def test_no_progress_is_silent(capsys: pytest.CaptureFixture[str], in_virtual_ti
 async def test_an_unknown_kind_of_progress_is_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt kind must not be silence that nobody asked for."""
     with pytest.raises(ValueError, match=f"there is no way called {kind!r} to show progress"):
-        await show_progress(kind, total=1).__aenter__()
+        await show_progress(kind, Run().watched).__aenter__()
     assert capsys.readouterr().err == ""
 
 
@@ -456,8 +573,10 @@ async def test_every_kind_that_the_settings_take_is_known(
     kind: Progress, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Settings have a list of their own: the two must not drift apart."""
-    async with show_progress(kind.value, total=4) as listener:
-        listener(GROUP)
+    async with show_progress(kind.value, Run().watched) as listener:
+        listener(STOP)
+    async with tell_progress(kind.value, line=lambda: "", document=lambda _ended: ""):
+        pass
     assert capsys.readouterr().out == "", "standard output carries results only"
 
 
@@ -496,24 +615,104 @@ def open_terminal(descriptor: int) -> Iterator[TextIO]:
 
 
 @pytest.mark.parametrize("kind", ["bar", "auto"])
-async def test_a_terminal_shows_a_bar_and_lines_above_it(
-    kind: str, terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch
+def test_a_terminal_shows_a_view_and_lines_above_it(
+    kind: str,
+    terminal: tuple[TextIO, TextIO],
+    monkeypatch: pytest.MonkeyPatch,
+    in_virtual_time: InVirtualTime,
 ) -> None:
-    """Auto is a bar there; what others write meanwhile stays readable."""
+    """Auto is a view there; what others write meanwhile goes out as it is, and the view comes back."""
     looks, writes = terminal
     stdout = sys.stdout
     monkeypatch.setattr(sys, "stderr", writes)
-    clock = chain([100.0], repeat(101.25))
-    monkeypatch.setattr("batchcancel.observe.progress.monotonic", lambda: next(clock))
-    async with show_progress(kind, total=1500) as listener:
-        listener(GROUP)
-        listener(STOP)
-        sys.stderr.write("a warning\n")
-        assert sys.stdout is stdout, "standard output carries results only"
-    shown = looks.read()
-    assert "a warning" in shown
-    assert "4/1500" in shown
-    assert "errors 1, 3.2/s" in shown
+
+    async def run() -> None:
+        one = Run()
+        async with show_progress(kind, one.watched):
+            one.counted = COUNTED
+            await asyncio.sleep(1.25)
+            sys.stderr.write("a \x1b[31mwarning\x1b[0m" + " of many words" * 20 + "\n")
+            sys.stderr.write("half a line")
+            sys.stderr.flush()
+            await asyncio.sleep(1.0)
+            shown.append(looks.read())
+            assert shown[0].endswith("half a line"), "nothing is drawn into it"
+            sys.stderr.write(", and the rest\n")
+            await asyncio.sleep(0.06)
+            shown.append(looks.read())
+            assert "4 of 1,500" in shown[1]
+            assert sys.stdout is stdout, "standard output carries results only"
+
+    shown: list[str] = []
+    in_virtual_time(run())
+    everything = "".join(shown)
+    assert "a \x1b[31mwarning\x1b[0m" + " of many words" * 20 + "\n" in everything
+    for words in ("0 %", "a second", "1 error", "3 in flight", "1,234.50 EUR", "cut from 20"):
+        assert words in everything
+    assert "p pause" not in everything, "there is no keyboard"
+    assert sys.stderr is writes
+
+
+@pytest.mark.parametrize("term", ["dumb", "", "unknown"])
+def test_a_terminal_that_can_not_move_its_cursor_gets_lines(
+    term: str,
+    terminal: tuple[TextIO, TextIO],
+    monkeypatch: pytest.MonkeyPatch,
+    in_virtual_time: InVirtualTime,
+) -> None:
+    """Also where a bar was asked for: it would be a mess."""
+    looks, writes = terminal
+    monkeypatch.setattr(sys, "stderr", writes)
+    monkeypatch.setenv("TERM", term)
+    in_virtual_time(watch("bar", for_s=31))
+    assert looks.read().startswith("4 of 1,500 invoices")
+
+
+def test_a_view_has_no_colour_with_no_color(
+    terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch, in_virtual_time: InVirtualTime
+) -> None:
+    """NO_COLOR is honoured: bold and dim may be, colours not."""
+    looks, writes = terminal
+    monkeypatch.setattr(sys, "stderr", writes)
+    in_virtual_time(watch("bar", for_s=0.5))
+    assert re.search(r"\x1b\[3[0-9]m", looks.read())
+    monkeypatch.setenv("NO_COLOR", "1")
+    in_virtual_time(watch("bar", for_s=0.5))
+    assert not re.search(r"\x1b\[[0-9;]*[34][0-9]m", looks.read())
+
+
+def test_a_terminal_that_takes_nothing_is_not_waited_for(
+    terminal: tuple[TextIO, TextIO], monkeypatch: pytest.MonkeyPatch, in_virtual_time: InVirtualTime
+) -> None:
+    """Ctrl-S must not hold up the run."""
+    looks, writes = terminal
+    monkeypatch.setattr(sys, "stderr", writes)
+    drawn: list[float] = []
+    draw = Screen.draw
+
+    def note(screen: Screen, lines: list[Line]) -> None:
+        drawn.append(asyncio.get_running_loop().time())
+        draw(screen, lines)
+
+    monkeypatch.setattr(Screen, "draw", note)
+
+    async def run() -> None:
+        one = Run()
+        async with show_progress("bar", one.watched):
+            await asyncio.sleep(0.3)
+            assert "0 of 1,500" in looks.read()
+            termios.tcflow(writes.fileno(), termios.TCOOFF)
+            one.counted = COUNTED
+            await asyncio.sleep(60.0)
+            with pytest.raises(BlockingIOError):
+                os.read(looks.fileno(), 1)
+            termios.tcflow(writes.fileno(), termios.TCOON)
+            await asyncio.sleep(0.3)
+            assert "4 of 1,500" in looks.read()
+            termios.tcflow(writes.fileno(), termios.TCOOFF)
+
+    in_virtual_time(run())
+    assert not [at for at in drawn if 1000.3 < at < 1060.3], "what is lost must not count as shown"
 
 
 async def test_a_terminal_that_is_closed_ends_no_run(
@@ -522,9 +721,9 @@ async def test_a_terminal_that_is_closed_ends_no_run(
     """The window is closed while the bar is up: taking it down fails quietly."""
     looks, writes = terminal
     monkeypatch.setattr(sys, "stderr", writes)
-    async with show_progress("bar", total=1500) as listener:
+    async with show_progress("bar", Run().watched) as listener:
         looks.close()
-        listener(GROUP)
+        listener(STOP)
         with pytest.raises(OSError, match="Input/output error"):
             os.write(writes.fileno(), b"x")
     assert sys.stderr is writes
@@ -536,3 +735,30 @@ def test_a_log_is_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(log, Log)
     Broadcast(log)(STOP)
     assert "SIGTERM" in capsys.readouterr().err
+
+
+# --- colour ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_terminal", "has_colour"),
+    [
+        pytest.param({}, True, True, id="terminal"),
+        pytest.param({}, False, False, id="pipe"),
+        pytest.param({"NO_COLOR": "1"}, True, False, id="NO_COLOR"),
+        pytest.param({"NO_COLOR": ""}, True, True, id="NO_COLOR, empty"),
+        pytest.param({"TERM": "dumb"}, True, False, id="dumb terminal"),
+        pytest.param({"FORCE_COLOR": "1"}, False, True, id="FORCE_COLOR"),
+        pytest.param({"FORCE_COLOR": "1", "TERM": "dumb"}, True, True, id="FORCE_COLOR, dumb terminal"),
+        pytest.param({"FORCE_COLOR": ""}, False, False, id="FORCE_COLOR, empty"),
+        pytest.param({"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False, id="both"),
+    ],
+)
+def test_colour_is_for_terminals_unless_told(
+    environ: dict[str, str], *, is_terminal: bool, has_colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables that other programs go by, too."""
+    monkeypatch.setattr("os.environ", environ)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    assert wants_colour(stream) is has_colour

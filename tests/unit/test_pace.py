@@ -662,7 +662,7 @@ def test_an_outage_is_ridden_out_and_its_requests_are_given_back(in_virtual_time
         pace = wire.pace(rate=5.0)
         while asyncio.get_running_loop().time() < 1045:
             await pace.send(CANCEL, "1")
-        return pace.was_in_outage(1000.5), pace.was_in_outage(1002.0), pace.outage_s_since(1000.0)
+        return pace.was_in_outage(1000.5), pace.was_in_outage(1002.0), pace.idle_s_since(1000.0)
 
     before, during, lasted = in_virtual_time(scenario())
     assert (before, during) == (False, True)
@@ -742,9 +742,9 @@ def test_outage_time_counts_from_the_later_of_its_start_and_the_question() -> No
     health = Health(0.0)
     health.note_outage(10.0, 30.0)
     health.note_outage(50.0, 60.0)
-    assert health.outage_s_since(0.0) == 30.0
-    assert health.outage_s_since(20.0) == 20.0
-    assert health.outage_s_since(70.0) == 0.0
+    assert health.idle_s_since(0.0, 80.0) == 30.0
+    assert health.idle_s_since(20.0, 80.0) == 20.0
+    assert health.idle_s_since(70.0, 80.0) == 0.0
     assert [health.was_in_outage(at) for at in (9.9, 10.0, 30.0, 30.1, 55.0)] == [
         False,
         True,
@@ -791,3 +791,117 @@ def test_an_outage_begins_with_the_first_request_that_it_took() -> None:
     assert health.outage_began_at == 3.5
     health.note_outage(health.outage_began_at, 20.0)
     assert [health.was_in_outage(at) for at in (3.4, 3.5, 20.0, 20.1)] == [False, True, True, False]
+
+
+# --- paused by hand ---------------------------------------------------------------------------
+
+
+def test_nothing_leaves_while_it_is_paused(in_virtual_time: InVirtualTime) -> None:
+    """Neither requests nor signed reads; what is in flight comes back, and the rest goes on afterwards."""
+    wire = Wire(takes_s=3.0)
+
+    async def scenario() -> None:
+        pace = wire.pace(concurrency=2)
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.0, pace.pause)
+        loop.call_later(61.0, pace.resume)
+        sending = asyncio.gather(*(pace.send(CANCEL, str(n)) for n in range(4)))
+        await asyncio.sleep(10.0)
+        assert (pace.held_by, pace.is_open, pace.in_flight) == (PauseCause.BY_HAND, False, 0)
+        await asyncio.gather(sending, pace.greet(), pace.send(LOOK_UP, "9"))
+        assert pace.held_by is None
+
+    in_virtual_time(scenario())
+    assert wire.times(CANCEL) == [1000.0, 1000.0, 1061.0, 1061.0]
+    assert min(wire.times(PROBE) + wire.times(LOOK_UP)) >= 1061.0
+
+
+@pytest.mark.parametrize("kind", [CANCEL, LOOK_UP], ids=str)
+def test_a_stop_sends_home_who_is_paused(in_virtual_time: InVirtualTime, kind: RequestKind) -> None:
+    """At once: a person who has paused a run does not want another request."""
+    wire = Wire()
+
+    async def scenario() -> float:
+        pace = wire.pace()
+        pace.pause()
+        asyncio.get_running_loop().call_later(5.0, pace.stop)
+        waiting = [pace.send(kind, "1"), pace.greet()]
+        said = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in said] == [RunStoppingError, RunStoppingError]
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(scenario()) == 1005.0
+    assert wire.sent == []
+
+
+def test_a_pause_is_no_outage_and_does_not_lengthen_one(in_virtual_time: InVirtualTime) -> None:
+    """A minute of silence is endured here: the half hour in its middle was asked for."""
+    wire = Wire()
+    for kind in (CANCEL, PROBE):
+        wire.answers[kind] = lambda now: LOST if 1001 < now < 2840 else OK
+
+    async def scenario() -> bool:
+        pace = wire.pace(rate=5.0, max_outage_s=60.0)
+        loop = asyncio.get_running_loop()
+        loop.call_later(20.0, pace.pause)
+        loop.call_later(1820.0, pace.resume)
+        while loop.time() < 2850:
+            await pace.send(CANCEL, "1")
+        return pace.was_in_outage(1002.0)
+
+    assert in_virtual_time(scenario())
+    assert not [at for _, at in wire.sent if 1021 < at < 2820]
+    assert [event.cause for event in wire.events if isinstance(event, PauseEnded)] == [PauseCause.OUTAGE]
+
+
+def test_an_outage_that_outlasts_a_pause_ends_the_run(in_virtual_time: InVirtualTime) -> None:
+    """What is left of its time is still waited out, and no more than that."""
+    wire = Wire()
+    for kind in (CANCEL, PROBE):
+        wire.answers[kind] = lambda now: LOST if now > 1001 else OK
+
+    async def scenario() -> float:
+        pace = wire.pace(rate=5.0, max_outage_s=60.0)
+        loop = asyncio.get_running_loop()
+        loop.call_later(20.0, pace.pause)
+        loop.call_later(1820.0, pace.resume)
+        with pytest.raises(OutageTooLongError):
+            while True:
+                await pace.send(CANCEL, "1")
+        return loop.time()
+
+    assert 2850 < in_virtual_time(scenario()) < 2900
+
+
+def test_a_stop_ends_a_pause_in_an_outage(in_virtual_time: InVirtualTime) -> None:
+    """The signed read that waits for the hand is given up."""
+    wire = Wire()
+    for kind in (CANCEL, PROBE):
+        wire.answers[kind] = lambda now: LOST if now > 1001 else OK
+
+    async def scenario() -> float:
+        pace = wire.pace(rate=5.0)
+        loop = asyncio.get_running_loop()
+        loop.call_later(20.0, pace.pause)
+        loop.call_later(300.0, pace.stop)
+        with pytest.raises(RunStoppingError):
+            while True:
+                await pace.send(CANCEL, "1")
+        return loop.time()
+
+    assert in_virtual_time(scenario()) == 1300.0
+
+
+def test_a_pause_that_meets_an_outage_counts_once() -> None:
+    """In an invoice's time, whichever was there first, and as long as the pause goes on."""
+    health = Health(0.0)
+    health.note_outage(10.0, 30.0)
+    health.note_pause(20.0)
+    assert health.idle_s_since(0.0, 50.0) == 40.0
+    health.note_resumption(60.0)
+    health.note_resumption(99.0)
+    health.note_outage(55.0, 70.0)
+    assert health.idle_s_since(0.0, 100.0) == 60.0
+    assert health.idle_s_since(25.0, 100.0) == 45.0
+    assert health.paused_s_since(0.0, 100.0) == 40.0
+    assert health.paused_s_since(45.0, 100.0) == 15.0

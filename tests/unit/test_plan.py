@@ -155,6 +155,8 @@ def altered(number: int, old: str, new: str, *, is_sealed: bool = True) -> _Spoi
         pytest.param(altered(1, '"row":1', '"row":9'), "does not have", id="row beyond"),
         pytest.param(altered(1, '"row":1', '"row":-3'), "does not have", id="row before"),
         pytest.param(altered(0, '"v":1', '"v":2'), "newer version", id="newer"),
+        pytest.param(altered(0, BEGAN, "yesterday"), "its first line has no time", id="no beginning's time"),
+        pytest.param(altered(1, BEGAN, "2026-03-01T10:00:00"), "line 2 has no time", id="no row's time"),
     ],
 )
 async def test_what_is_no_whole_plan_is_refused(tmp_path: Path, spoil: _Spoil, why: str) -> None:
@@ -245,6 +247,7 @@ async def test_the_lines_of_rows_are_pinned(tmp_path: Path) -> None:
         "balance",
         "currency",
         "due_date",
+        "created_at",
         "correlation_id",
         "submitted_at",
         "at",
@@ -358,13 +361,24 @@ def test_open_amounts_are_what_is_owed() -> None:
         pytest.param({"rate": 2.0, "takes_plan": True}, 0.5, id="with the plan"),
         pytest.param({"rate": 2.0, "matches": True}, 2.0, id="looked up first"),
         pytest.param({"rate": None}, 0.25, id="latency"),
+        pytest.param({"rate": None, "looked_for_s": 6.0}, 10.0, id="slow look-ups"),
+        pytest.param({"rate": 2.0, "looked_for_s": 1.6}, 2.5, id="hardly slower"),
+        pytest.param({"rate": None, "looked_for_s": 0.9}, 0.25, id="too few to tell"),
     ],
 )
 def test_estimate_counts_the_requests_of_a_run(options: dict[str, Any], seconds: float) -> None:
-    """By the rate, or by the replies' time where that is longer."""
+    """By the rate, or by the replies' time where that is longer, or by how the look-ups went."""
     survey = surveyed(sighting(1, **OPEN), sighting(2), sighting(3, **CANCELED))
-    given: dict[str, Any] = {"concurrency": 2, "matches": False, "takes_plan": False} | options
-    assert survey.estimate(**given)[0] == pytest.approx(seconds)
+    given: dict[str, Any] = {"concurrency": 2, "matches": False, "takes_plan": False, "looked_for_s": 0.1}
+    assert survey.estimate(**(given | options))[0] == pytest.approx(seconds)
+
+
+def test_an_estimate_says_how_long_pending_invoices_are_waited_for() -> None:
+    """That time is no request's."""
+    pending = {"reason": Reason.PENDING, "invoice_status": "PENDING"}
+    survey = surveyed(sighting(1, **OPEN), sighting(2, **pending), sighting(3, **pending))
+    _, why = survey.estimate(rate=2.0, concurrency=2, matches=False, takes_plan=False, looked_for_s=0.1)
+    assert why == "about 5 requests at 2 a second; up to 12 s for 2 pending"
 
 
 def summary(**changes: Any) -> PlanSummary:
@@ -467,3 +481,16 @@ def test_the_json_keys_are_pinned() -> None:
 def test_unset_is_no_file() -> None:
     """A row of a lone manifest names no file."""
     assert sighting(1).file is UNSET
+
+
+def test_an_estimate_of_a_part_says_so() -> None:
+    """A plan that was stopped knows nothing of the rows that it has not looked at."""
+    assert "a run over these  takes about 2.0 s" in plan_text(summary(tally=Tally(rows=9, open=5)))
+
+
+def test_a_long_estimate_keeps_within_the_width() -> None:
+    """As all other lines do."""
+    slow = "about 3,000,000 requests, at the 77.3 a second of these look-ups; up to 12 s for 61 pending"
+    text = plan_text(summary(estimate_by=slow))
+    assert max(map(len, text.splitlines())) <= 100
+    assert " ".join(text.split()).count(slow) == 1

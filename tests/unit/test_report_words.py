@@ -64,6 +64,22 @@ def test_other_text_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("a\x00\x7f\x9b", r"a\x00\x7f\x9b"),
+        ("abc\u202egpj.exe", r"abc\u202egpj.exe"),
+        ("\u2066=1", r"\u2066=1"),
+        ("two\nlines\tand\u00a0a space, 東京 שלום", "two\nlines\tand\u00a0a space, 東京 שלום"),
+    ],
+    ids=["escape", "controls", "override", "before a formula", "white space and scripts"],
+)
+def test_nothing_in_an_export_changes_what_is_seen(text: str, shown: str) -> None:
+    """On a terminal neither: ``less`` and ``grep`` read CSV too."""
+    assert neutral(text) == shown
+
+
+@pytest.mark.parametrize(
     ("amount", "number"),
     [
         ("10.10", 10.1),

@@ -602,3 +602,23 @@ def test_waits_behind_other_invoices_use_up_no_time(
         return retrier._facts(case).out_of_time
 
     assert in_virtual_time(is_out_of_time()) is is_over
+
+
+def test_time_paused_by_hand_is_not_the_invoice_s(in_virtual_time: InVirtualTime) -> None:
+    """An hour in which nobody was to ask leaves its 300 seconds as they were."""
+
+    async def is_out_of_time() -> list[bool]:
+        pace = Pace(Script([DONE]), slots=asyncio.Semaphore(1), quota=Quota(None), max_outage_s=600)
+        retrier = Retrier(pace, max_attempts=5, ledger_began_at=None)
+        case = retrier.open_case(ManifestRow(row=1, invoice_id="2675"))
+        case.began_at = asyncio.get_running_loop().time() - 200.0
+        pace.pause()
+        await asyncio.sleep(3600.0)
+        during = retrier._facts(case).out_of_time
+        pace.resume()
+        await asyncio.sleep(99.0)
+        just_in_time = retrier._facts(case).out_of_time
+        await asyncio.sleep(2.0)
+        return [during, just_in_time, retrier._facts(case).out_of_time]
+
+    assert in_virtual_time(is_out_of_time()) == [False, False, True]

@@ -556,6 +556,36 @@ def test_a_list_request_that_is_wrong_or_finds_nothing_is_an_error(query: str, h
     assert Client().send("GET", query).http_status == http_status
 
 
+def test_made_up_invoices_are_what_their_ids_say_to_every_simulator() -> None:
+    """A manifest made from the list of one can be run against another; only dates are the first one's own."""
+    one, other = Client(invoices=24), Client()
+    page = json.loads(one.send("GET", "?offset=0&limit=1000").body)
+    assert page["totalInvoices"] == 24
+    statuses = [item["status"] for item in page["invoices"]]
+    assert set(statuses) == {"DRAFT", "CREATED", "SENT", "PAID", "PARTIAL", "CANCELED"}
+    due = [item["invoiceInformation"]["dueDate"] for item in page["invoices"]]
+    assert (due[-1], due) == ("2025-02-14", sorted(due, reverse=True))
+    for item in page["invoices"]:
+        seen = other.get(item["id"])
+        assert seen["status"] == item["status"]
+        assert (
+            seen["orderInformation"]["amountDetails"].items()
+            >= item["orderInformation"]["amountDetails"].items()
+        )
+        assert one.get(item["id"])["invoiceInformation"]["dueDate"] == item["invoiceInformation"]["dueDate"]
+
+
+def test_the_list_dates_invoices_in_the_form_of_the_specification_only() -> None:
+    """The guide's examples have no date of creation; a look-up's history tells it then."""
+    client = Client(invoices=24)
+    items = json.loads(client.send("GET", "?offset=0&limit=1000").body)["invoices"]
+    undated = [item for item in items if "createdDate" not in item]
+    assert 0 < len(undated) < len(items)
+    for item in undated:
+        assert isinstance(item["orderInformation"]["amountDetails"]["totalAmount"], int | float)
+        assert client.get(item["id"])["invoiceHistory"][-1]["event"] in {"CREATE", "DRAFT"}
+
+
 def creation(total: object, currency: object = "USD", **information: object) -> bytes:
     """Build the body of a creation."""
     details = {"totalAmount": total, "currency": currency}
@@ -825,6 +855,8 @@ def test_a_clock_that_is_off_refuses_requests_that_are_dated_right() -> None:
         pytest.param({"error_share": 1.1}, id="share-above-1"),
         pytest.param({"slow_share": -0.1}, id="share-negative"),
         pytest.param({"error_share": 0.6, "html_share": 0.6}, id="shares-add-up"),
+        pytest.param({"invoices": -1}, id="invoices"),
+        pytest.param({"invoices": 10**7}, id="invoices-too-many"),
         pytest.param({"latency_ms": -1}, id="latency"),
         pytest.param({"clock_skew_s": float("nan")}, id="skew-nan"),
         pytest.param({"rate_limit": 0}, id="rate"),

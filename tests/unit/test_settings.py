@@ -105,6 +105,26 @@ def test_a_profile_leaves_what_it_does_not_name_to_the_top_level() -> None:
     assert (settings.options.concurrency, settings.options.ref) == (2, "T-1")
 
 
+def test_flags_choose_file_and_profile_before_the_environment() -> None:
+    """--config and --profile win over their variables, and the sources name what was taken."""
+    write_config(FILE)
+    write_config("[profile.day]\nconcurrency = 5\n", "other.toml")
+    environ = {"BATCHCANCEL_CONFIG": "gone.toml", "BATCHCANCEL_PROFILE": "night"}
+    settings = load(environ, config="other.toml", profile="day")
+    assert settings.sources["concurrency"] == "other.toml [profile.day]: concurrency"
+    assert load({"BATCHCANCEL_PROFILE": "day"}, profile="night").options.concurrency == 2
+    assert load(config=Path("other.toml"), profile="day").options.concurrency == 5
+    assert load(environ | {"BATCHCANCEL_CONFIG": ""}, config="", profile="").options.concurrency == 2
+
+
+def test_a_file_that_a_flag_names_in_vain_is_refused() -> None:
+    """The sentence names the flag, where that named it."""
+    assert refusal(config="gone.toml") == "--config names gone.toml, which is no file."
+    write_config(FILE)
+    sentence = "batchcancel.toml has no table [profile.nigh]. Did you mean night?"
+    assert refusal(profile="nigh") == sentence
+
+
 @pytest.mark.parametrize("nothing", [None, ()], ids=["None", "empty"])
 def test_a_flag_that_was_not_given_leaves_its_option_alone(nothing: object) -> None:
     """None and no values at all count as not given."""
@@ -143,6 +163,8 @@ TAKEN: list[tuple[str, str, object]] = [
     ("log_format", "json", LogFormat.JSON),
     ("log_level", "debug", LogLevel.DEBUG),
     ("log_file", "run.log", "run.log"),
+    ("metrics_file", "nightly.prom", "nightly.prom"),
+    ("metrics_port", "0", 0),
 ]
 CREDENTIALS = {
     "BATCHCANCEL_MERCHANT_ID": "merchant",
@@ -261,18 +283,18 @@ def test_the_formats_of_settings_and_manifest_are_the_same() -> None:
     [
         pytest.param(
             "concurency = 1",
-            "Unknown key of batchcancel.toml: 'concurency'; did you mean 'concurrency'?",
+            "Unknown key of batchcancel.toml, line 1: 'concurency'. Did you mean concurrency?",
             id="near",
         ),
-        pytest.param("zebra = 1", "Unknown key of batchcancel.toml: 'zebra'.", id="far"),
+        pytest.param("zebra = 1", "Unknown key of batchcancel.toml, line 1: 'zebra'.", id="far"),
         pytest.param(
             "max-attempts = 1",
-            "Unknown key of batchcancel.toml: 'max-attempts'; did you mean 'max_attempts'?",
+            "Unknown key of batchcancel.toml, line 1: 'max-attempts'. Did you mean max_attempts?",
             id="as the flag",
         ),
         pytest.param(
             "[profile.night]\nrat = 1",
-            "Unknown key of batchcancel.toml [profile.night]: 'rat'; did you mean 'rate'?",
+            "Unknown key of batchcancel.toml [profile.night], line 2: 'rat'. Did you mean rate?",
             id="in the profile",
         ),
         pytest.param("[production]\nrate = 1", "Unknown key of batchcancel.toml: 'production'.", id="table"),
@@ -284,29 +306,149 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(config: str, sentence: 
     assert refusal({"BATCHCANCEL_PROFILE": "night"}) == sentence
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        pytest.param(
+            "[profile.day]\nrat = 1",
+            "Unknown key of batchcancel.toml [profile.day], line 2: 'rat'. Did you mean rate?",
+            id="misspelt",
+        ),
+        pytest.param(
+            "[profile.day]\n\n  yes = true",
+            "batchcancel.toml [profile.day], line 3: 'yes' is not accepted, say --yes on the command line.",
+            id="yes",
+        ),
+    ],
+)
+def test_the_keys_of_a_profile_that_is_not_chosen_are_checked_too(config: str, sentence: str) -> None:
+    """Production's file is tried out with another profile, and must not fail on the night that counts."""
+    write_config(f"{config}\n[profile.night]\n")
+    assert refusal({"BATCHCANCEL_PROFILE": "night"}) == sentence
+    assert refusal() == sentence
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        pytest.param("# rat = 1\nrate = 1\n  'rat'=1", "batchcancel.toml, line 3", id="quoted, indented"),
+        pytest.param(
+            "rate = 1\n[profile.'a b']\nrate = 1\n[ profile . b ]\nrat = 2",
+            "batchcancel.toml [profile.b], line 5",
+            id="another table",
+        ),
+        pytest.param("profile = {b = {rat = 1}}", "batchcancel.toml [profile.b]", id="inline table"),
+        pytest.param(
+            'ref = """\nrat = 1\n"""\n[profile.b]\nrat = 2', "batchcancel.toml [profile.b]", id="long text"
+        ),
+    ],
+)
+def test_a_key_is_found_on_its_line_or_on_none(config: str, where: str) -> None:
+    """No line is better than a wrong one."""
+    write_config(config)
+    assert refusal() == f"Unknown key of {where}: 'rat'. Did you mean rate?"
+
+
 def test_an_unknown_flag_is_refused_with_the_nearest_name() -> None:
     """The same for a caller in Python."""
-    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'; did you mean 'max_attempts'?"
+    assert refusal(max_attempt=3) == "Unknown option 'max_attempt'. Did you mean max_attempts?"
 
 
 @pytest.mark.parametrize(
     ("variable", "end"),
     [
-        ("BATCHCANCEL_SERVICE_PORT_HTTPS", "."),
+        ("BATCHCANCEL_ZEBRA_STRIPES", "."),
         ("BATCHCANCEL_ZEBRA", "."),
-        ("BATCHCANCEL_CONCURENCY", "; did you mean 'BATCHCANCEL_CONCURRENCY'?"),
-        ("BATCHCANCEL_RAT", "; did you mean 'BATCHCANCEL_RATE'?"),
-        ("BATCHCANCEL_LOGFILE", "; did you mean 'BATCHCANCEL_LOG_FILE'?"),
+        ("BATCHCANCEL_LEDGER_DIR", ". Did you mean BATCHCANCEL_LEDGER?"),
+        ("BATCHCANCEL_EVN", ". Did you mean BATCHCANCEL_ENV?"),
     ],
-    ids=["far", "far, one word", "near", "near and short", "without its line"],
+    ids=["far", "far, one word", "near", "near and short"],
 )
 def test_an_unknown_variable_is_a_warning(variable: str, end: str) -> None:
-    """Kubernetes adds variables for a service of our name; only a warning, then.
+    """Other programs may have variables with our prefix; only a warning, then.
 
     The hint can be copied; the prefix that all variables share makes none of them near.
     """
     warning = f"{variable} is no option of batchcancel and is ignored{end}"
     assert load({variable: "5", "OTHER": "5"}).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("BATCHCANCEL_MAX_ERORS", "BATCHCANCEL_MAX_ERRORS"),
+        ("BATCHCANCEL_CONCURENCY", "BATCHCANCEL_CONCURRENCY"),
+        ("BATCHCANCEL_RAT", "BATCHCANCEL_RATE"),
+        ("BATCHCANCEL_LOGFILE", "BATCHCANCEL_LOG_FILE"),
+    ],
+)
+def test_a_variable_that_can_only_be_a_slip_is_refused(variable: str, meant: str) -> None:
+    """As a key of the file is: a limit that is not in force is worse than a night without a run."""
+    sentence = f"{variable} is no option of batchcancel. Did you mean {meant}? Mend or unset it."
+    assert refusal({variable: "5"}) == sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BATCHCANCEL_SERVICE_HOST", "10.0.0.7"),
+        ("BATCHCANCEL_SERVICE_PORT", "8080"),
+        ("BATCHCANCEL_SERVICE_PORT_METRICS", "8080"),
+        ("BATCHCANCEL_PORT", "tcp://10.0.0.7:8080"),
+        ("BATCHCANCEL_PORT_8080_TCP", "tcp://10.0.0.7:8080"),
+        ("BATCHCANCEL_PORT_8080_TCP_PROTO", "tcp"),
+        ("BATCHCANCEL_PORT_8080_TCP_PORT", "8080"),
+        ("BATCHCANCEL_PORT_8080_TCP_ADDR", "10.0.0.7"),
+        ("BATCHCANCEL_PORT_53_UDP", "udp://10.0.0.7:53"),
+        ("BATCHCANCEL_METRICS_PORT", "tcp://10.0.0.7:9108"),
+        ("BATCHCANCEL_METRICS_SERVICE_HOST", "10.0.0.7"),
+        ("BATCHCANCEL_METRICS_SERVICE_PORT", "9108"),
+        ("BATCHCANCEL_METRICS_PORT_9108_TCP_ADDR", "10.0.0.7"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_nothing_to_us(variable: str, value: str) -> None:
+    """Neither a warning every night nor an option: a service may be called batchcancel-metrics."""
+    settings = load({variable: value})
+    assert settings.warnings == ()
+    assert settings.sources == {"env": "--env"}
+
+
+@pytest.mark.parametrize("variable", ["BATCHCANCEL_SERVICE_ACCOUNT", "BATCHCANCEL_PORT_OPENING"])
+def test_what_only_looks_like_kubernetes_is_a_warning(variable: str) -> None:
+    """The shapes are exact."""
+    assert len(load({variable: "1"}).warnings) == 1
+
+
+def test_a_mistyped_variable_is_named_where_an_option_is_missing() -> None:
+    """The warning alone would come too late: what it was to set is what is missing."""
+    sentence = refusal({"BATCHCANCEL_EVN": "test", "BATCHCANCEL_ZEBRA": "5"}, env=None)
+    assert sentence.startswith("Say what is called: ")
+    assert sentence.endswith(
+        ". BATCHCANCEL_EVN is no option of batchcancel and is ignored. Did you mean BATCHCANCEL_ENV?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "sentence"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_ENV": "prodcution"},
+            {"env": None},
+            "BATCHCANCEL_ENV takes sandbox, test or production. Did you mean production?",
+            id="variable",
+        ),
+        pytest.param(
+            {}, {"progress": "line"}, "--progress takes auto, bar, plain, json or none. Did you mean plain?",
+            id="option without a default of None",
+        ),
+        pytest.param({"BATCHCANCEL_MLE": "x"}, {}, "BATCHCANCEL_MLE takes off, request or both.", id="far"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_is_refused_with_the_nearest(
+    environ: dict[str, str], flags: dict[str, Any], sentence: str
+) -> None:
+    """Where an option takes one of a few words; the value itself is never shown."""
+    assert refusal(environ, **flags) == sentence
 
 
 @pytest.mark.parametrize("place", ["variable", "top level", "profile"])
@@ -386,21 +528,21 @@ def test_config_names_the_file_that_is_read() -> None:
         pytest.param(
             {"BATCHCANCEL_PROFILE": "nigt"},
             "[profile.night]\n",
-            "batchcancel.toml has no table [profile.nigt]; did you mean 'night'?",
+            "batchcancel.toml has no table [profile.nigt]. Did you mean night?",
             id="profile that is not there",
         ),
         pytest.param(
             {},
             "profile = 'night'\n",
             "batchcancel.toml: profile is for tables [profile.NAME]; "
-            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            "one is chosen with --profile NAME or BATCHCANCEL_PROFILE=NAME.",
             id="profile chosen in the file",
         ),
         pytest.param(
             {},
             "[profile]\nrate = 5\n",
             "batchcancel.toml: profile is for tables [profile.NAME]; "
-            "one is chosen with BATCHCANCEL_PROFILE=NAME.",
+            "one is chosen with --profile NAME or BATCHCANCEL_PROFILE=NAME.",
             id="key beside the profiles",
         ),
         pytest.param(
@@ -581,6 +723,35 @@ def test_a_log_of_its_own_is_taken(ledger: str | None, log_file: str, same_file:
 
 
 @pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("ledger", "the ledger or a file that is read"),
+        ("exclude", "the ledger or a file that is read"),
+        ("log_file", "the log or the page"),
+        ("report", "the log or the page"),
+    ],
+)
+def test_metrics_that_would_replace_another_file_are_refused(other: str, why: str, elsewhere: Path) -> None:
+    """The file is replaced as a whole, so nothing would be left of the other."""
+    (elsewhere / "file").touch()
+    with pytest.raises(SettingsError, match=rf"^The metrics can't go to \./file: that is {why}\.$"):
+        load({}, metrics_file="./file", **{other: "file"})
+
+
+def test_metrics_that_would_replace_the_manifest_are_refused(elsewhere: Path) -> None:
+    """A mistyped command must not cost the export."""
+    with pytest.raises(SettingsError, match="that is the ledger or a file that is read"):
+        load_settings(["invoices.csv"], environ={}, env="sandbox", metrics_file=f"{elsewhere}/invoices.csv")
+
+
+def test_a_host_for_metrics_without_a_port_is_refused() -> None:
+    """Whoever names it believes that something is served there."""
+    with pytest.raises(SettingsError, match=r"^--metrics-host goes with --metrics-port\.$"):
+        load(metrics_host="0.0.0.0")  # noqa: S104 - refused
+    assert load(metrics_host="::1", metrics_port=9464).options.metrics_host == "::1"
+
+
+@pytest.mark.parametrize(
     ("flags", "rate"),
     [
         pytest.param({"env": "sandbox"}, None, id="simulator"),
@@ -631,6 +802,7 @@ def test_every_default_is_the_documented_one() -> None:
         "progress": "auto",
         "log_format": "console",
         "log_level": "warning",
+        "metrics_host": "127.0.0.1",
         "auth": "jwt",
         "mle": "off",
     }

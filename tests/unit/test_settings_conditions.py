@@ -47,6 +47,18 @@ def test_no_match_is_refused(text: str) -> None:
         read_matches([text], source="--match")
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("amount=totl", " Did you mean total?"), ("due=due_date", " Did you mean dueDate?"), ("total", "")],
+    ids=["near", "another spelling", "no column"],
+)
+def test_a_field_that_is_nearly_one_is_asked_for(text: str, hint: str) -> None:
+    """The hint is written as the service writes the field."""
+    with pytest.raises(SettingsError) as caught:
+        read_matches([text], source="--match")
+    assert str(caught.value).endswith(f"not {text!r}.{hint}")
+
+
 def test_a_field_is_matched_once() -> None:
     """Two columns for one field: one of them is wrong."""
     with pytest.raises(SettingsError, match="names total twice"):

@@ -207,6 +207,45 @@ def test_a_secret_in_a_file_that_others_can_read_is_one_warning(place: str, mode
     assert settings.warnings == (f"{path} holds a secret and can be read by others: chmod 600 it.",)
 
 
+@pytest.mark.parametrize(
+    ("mode", "warnings"),
+    [(0o440, 0), (0o400, 0), (0o444, 1), (0o404, 1)],
+    ids=["group", "none", "all", "others"],
+)
+def test_the_group_by_which_a_secret_of_root_s_is_read_is_no_other(
+    mode: int, warnings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systemd's credentials and Kubernetes' volumes are root's, and 0440 for who runs the service."""
+    write("key", SECRET, mode)
+    monkeypatch.setattr("batchcancel.settings.secret_files.os.geteuid", lambda: Path("key").stat().st_uid + 1)
+    settings = load(BATCHCANCEL_SHARED_SECRET_FILE="key")
+    assert len(settings.warnings) == warnings
+    assert secret_of(settings) == b"correct horse battery staple"
+
+
+def test_a_lax_file_of_configuration_and_profile_is_one_warning() -> None:
+    """Both tables hold a secret, but there is one file to mend."""
+    write("batchcancel.toml", f"shared_secret = '{SECRET}'\n[profile.b]\nshared_secret = '{SECRET}'\n", 0o644)
+    assert len(load(BATCHCANCEL_PROFILE="b").warnings) == 1
+
+
+def test_a_secret_is_read_and_read_again_through_the_links_of_a_kubernetes_volume() -> None:
+    """The kubelet swaps the link ``..data`` for another folder; the path of the file stays."""
+    for night, secret in (("..2026_11_01", b"first"), ("..2026_11_02", b"second")):
+        Path(night).mkdir()
+        write(f"{night}/shared-secret", base64.b64encode(secret).decode() + "\n", 0o400)
+    Path("..data").symlink_to("..2026_11_01")
+    Path("shared-secret").symlink_to("..data/shared-secret")
+    key = credentials_of(load(BATCHCANCEL_SHARED_SECRET_FILE="shared-secret")).key
+    assert isinstance(key, SharedSecret)
+    assert key.secret.reveal() == b"first"
+
+    Path("..data_tmp").symlink_to("..2026_11_02")
+    Path("..data_tmp").replace("..data")
+
+    assert key.secret.read_again() == b"second"
+
+
 def put_secret(place: str, mode: int) -> str:
     """Write the secret into its own file or into the configuration; return the path."""
     if place == "file":
@@ -255,11 +294,43 @@ def test_a_secret_s_file_that_can_not_be_read_is_refused(monkeypatch: pytest.Mon
 def test_a_secret_and_its_file_together_are_refused() -> None:
     """Nobody could tell which one signs; the sentence names both places."""
     write("key", SECRET)
-    write("batchcancel.toml", "shared_secret_file = 'key'\n")
-    assert refusal(BATCHCANCEL_SHARED_SECRET=SECRET) == (
+    environ = {"BATCHCANCEL_SHARED_SECRET": SECRET, "BATCHCANCEL_SHARED_SECRET_FILE": "key"}
+    assert refusal(**environ) == (
         "Give either the shared secret or the file that holds it, not both: "
-        "BATCHCANCEL_SHARED_SECRET and batchcancel.toml: shared_secret_file are set."
+        "BATCHCANCEL_SHARED_SECRET and BATCHCANCEL_SHARED_SECRET_FILE are set."
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "secret"),
+    [
+        pytest.param(
+            {"BATCHCANCEL_SHARED_SECRET": "b25l"}, "shared_secret_file = 'two'", b"one", id="variable, file"
+        ),
+        pytest.param(
+            {"BATCHCANCEL_SHARED_SECRET_FILE": "two"}, "shared_secret = 'b25l'", b"two", id="variable's file"
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "p"},
+            "shared_secret_file = 'two'\n[profile.p]\nshared_secret = 'b25l'",
+            b"one",
+            id="profile, top level",
+        ),
+        pytest.param(
+            {"BATCHCANCEL_PROFILE": "p"},
+            "shared_secret = 'b25l'\n[profile.p]\nshared_secret_file = 'two'",
+            b"two",
+            id="profile's file, top level",
+        ),
+    ],
+)
+def test_the_stronger_source_says_which_secret_it_is(
+    environ: dict[str, str], config: str, secret: bytes
+) -> None:
+    """A secret and its file are two options for one thing, and the order of the sources holds for both."""
+    write("two", "dHdv")
+    write("batchcancel.toml", config + "\n")
+    assert secret_of(load(**environ)) == secret
 
 
 # --- nothing shows --------------------------------------------------------------------------------

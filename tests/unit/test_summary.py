@@ -11,6 +11,7 @@ import pytest
 from batchcancel.job.account import Account
 from batchcancel.job.course import COMPLETE
 from batchcancel.model import (
+    Outcome,
     Reason,
     ResolvedBy,
     Result,
@@ -240,14 +241,19 @@ def test_a_run_that_canceled_nothing_has_no_amounts() -> None:
 def test_only_what_this_run_canceled_is_an_amount_of_it() -> None:
     """Earlier cancelations, paid and failed invoices, and rows without amount or currency add nothing."""
     account = Account(load_settings(["invoices.csv"], environ={}, env="sandbox"), merchant_id="merchant")
-    for reason in Reason:
-        account.note(result(reason, amount="0.10", currency="USD"))
-    account.note(result(Reason.CANCELED, amount="0.20", currency="USD"))
-    account.note(result(Reason.CANCELED, amount="1000", currency="JPY"))
-    account.note(result(Reason.CANCELED, amount=None, currency="USD"))
-    account.note(result(Reason.CANCELED, amount="5", currency=None))
+    account.note([result(reason, amount="0.10", currency="USD") for reason in Reason])
+    account.note(
+        [
+            result(Reason.CANCELED, amount="0.20", currency="USD"),
+            result(Reason.CANCELED, amount="1000", currency="JPY"),
+            result(Reason.CANCELED, amount=None, currency="USD"),
+            result(Reason.CANCELED, amount="5", currency=None),
+        ]
+    )
     closed = account.close("0b5c", COMPLETE, Tally())
     assert closed.amounts_canceled == {"JPY": "1000", "USD": "0.30"}
+    errors = sum(reason.outcome is Outcome.ERROR for reason in Reason)
+    assert list(account.outcomes.values()) == [6, 1, 1, errors]
 
 
 @pytest.mark.parametrize(

@@ -272,3 +272,55 @@ def test_a_rate_that_was_not_set_is_free_again_once_it_has_grown_out_of_sight() 
     assert tempo.is_near_ceiling(11.0)
     assert tempo.rate(71.0) is None
     assert not tempo.is_near_ceiling(71.0)
+
+
+# --- paused by hand ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [None, 400.0], ids=["no-rate", "rate-400"])
+def test_a_pause_by_hand_leaves_what_was_learned(in_virtual_time: InVirtualTime, rate: float | None) -> None:
+    """A minute later it goes on as before: neither has the rate grown meanwhile, nor is it cut to nothing."""
+    service = Service(limit=limited(RateLimitKind.SLIDING, 40), retry_after_s=1.0)
+    rates: list[float | None] = []
+
+    async def scenario() -> None:
+        quota = Quota(rate, on_event=service.events.append)
+        pace = Pace(service, slots=asyncio.Semaphore(16), quota=quota, max_outage_s=600)
+        loop = asyncio.get_running_loop()
+
+        async def work() -> None:
+            while loop.time() < 1120:
+                await pace.send(RequestKind.CANCEL, "1")
+
+        def resume() -> None:
+            quota.note_pause(60.0)
+            rates.append(quota.allowed_rate)
+            pace.resume()
+
+        def pause() -> None:
+            rates.append(quota.allowed_rate)
+            pace.pause()
+
+        loop.call_later(30.0, pause)
+        loop.call_later(90.0, resume)
+        await asyncio.gather(*(work() for _ in range(16)))
+
+    in_virtual_time(scenario())
+    before, after = rates
+    assert before == pytest.approx(after)
+    assert before is not None
+    assert 30 < before < 50
+    assert service.accepted_per_s(95, 120) >= 36
+    assert service.refused_share(90, 120) <= 0.05
+
+
+def test_a_pause_by_hand_that_a_longer_wait_covers_changes_nothing() -> None:
+    """Time that was left out is not left out twice."""
+    tempo = Tempo(100.0, 0.0)
+    for at in range(5):
+        tempo.note_accepted(at / 10)
+    tempo.note_refused(0.5, sent_at=0.4, pause_s=10.0)
+    tempo.note_pause(8.0, 5.0)
+    assert tempo.resumes_at == 10.5
+    tempo.note_pause(12.0, 8.0)
+    assert tempo.resumes_at == 12.0

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from hashlib import sha256
 
 import msgspec
 import pytest
 
+from batchcancel import buckets
+from batchcancel.errors import LedgerFaultError, UsageError
 from batchcancel.ledger.reader import Line
 from batchcancel.ledger.record import (
     EndRecord,
+    Record,
     RunRecord,
     decode,
     encode_end,
@@ -21,6 +27,8 @@ from batchcancel.ledger.record import (
 )
 from batchcancel.model import Outcome, Reason, Result, RunState, Skip
 from batchcancel.tasks.verify import Audit, FindingKind, NoteKind
+from batchcancel.tasks.verify.answers import Answers
+from batchcancel.tasks.verify.audit import result_rows
 from batchcancel.tasks.verify.auditor import Auditor
 from batchcancel.tasks.verify.findings import MAX_LISTED, number, shown
 
@@ -95,15 +103,25 @@ def new() -> Writer:
 
 def audit(ledger: Writer | bytes, *, is_held: bool = False) -> Audit:
     """Audit a ledger's bytes."""
-    auditor, offset = Auditor(), 0
     data = ledger if isinstance(ledger, bytes) else ledger.data
+    with closing(Answers()) as answers:
+        auditor = Auditor(answers)
+        for line, record in lines_of(data):
+            auditor.take(line, record)
+        compared = answers.compare()
+        rows = result_rows(lines_of(data), {one.number for one in compared.repeated})
+        return auditor.close(compared, rows, is_held=is_held)
+
+
+def lines_of(data: bytes) -> Iterator[tuple[Line, Record | None]]:
+    """Cut a ledger's bytes into its lines."""
+    offset = 0
     for number_, piece in enumerate(data.split(b"\n"), start=1):
         whole = offset + len(piece) < len(data)
         if piece or whole:
             line = Line(number_, offset, len(piece) + whole, piece, whole)
-            auditor.take(line, decode(piece) if whole else None)
+            yield line, decode(piece) if whole else None
         offset += len(piece) + 1
-    return auditor.close(is_held=is_held)
 
 
 def found(audited: Audit) -> list[tuple[str, int]]:
@@ -376,3 +394,58 @@ def test_kinds_are_pinned() -> None:
         "answered_twice",
         "outcome",
     }
+
+
+# --- in little memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [1, 3, 1000])
+def test_answers_are_compared_alike_in_memory_and_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """However many are held: the same counts, findings, and order."""
+    ledger = new().run()
+    for one in range(40):
+        ledger.row(str(one), Reason.PAID if one % 3 else Reason.NOT_FOUND)
+    ledger.end().run("r2").row("1").row("0", Reason.PAID).row("9", Reason.NETWORK).row("9", Reason.PAID)
+    ledger.row("12", Reason.NOT_FOUND).row("12", Reason.CANCELED).end(rows=46, settled_earlier=40)
+    expected = audit(ledger)
+    monkeypatch.setattr(buckets, "MAX_HELD", held)
+    assert audit(ledger) == expected
+    assert found(expected) == [("answered_twice", 44), ("answered_twice", 49)]
+    assert expected.reasons == {Reason.CANCELED: 2, Reason.PAID: 27, Reason.NOT_FOUND: 11}
+
+
+def test_the_first_of_many_repetitions_are_listed_and_all_are_counted() -> None:
+    """In the order of the ledger, among the other findings."""
+    ledger = new().run()
+    for one in range(MAX_LISTED + 500):
+        ledger.row(str(one))
+    ledger.end().run("r2").add(b"x\n")
+    for one in reversed(range(MAX_LISTED + 500)):
+        ledger.row(str(one))
+    audited = audit(ledger)
+    assert audited.finding_count == MAX_LISTED + 501
+    first_line = MAX_LISTED + 504
+    assert found(audited) == [
+        ("damaged", first_line),
+        *(("answered_twice", first_line + one) for one in range(1, MAX_LISTED)),
+    ]
+
+
+def test_a_disk_without_room_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit can't be finished, and that is not the ledger's fault."""
+    monkeypatch.setattr(buckets, "MAX_HELD", 1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UsageError, match=r"No space left on device\. Make room there, or .* TMPDIR"):
+        audit(SOUND)
+
+
+def test_rows_that_are_gone_at_the_second_look_are_a_fault() -> None:
+    """Somebody shortened the file meanwhile; a run never does."""
+    with pytest.raises(LedgerFaultError, match="changed while it was read"):
+        result_rows(lines_of(new().run().row("1").data), {1})

@@ -29,7 +29,7 @@ class Check(Struct, frozen=True, kw_only=True):
     """What to do about it, a sentence; None if there is nothing to do."""
 
 
-Tell = Callable[[Check], None]
+Tell = Callable[[Check], object]
 """Is told of each check as soon as it is made."""
 
 

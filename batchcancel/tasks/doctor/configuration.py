@@ -11,8 +11,9 @@ from msgspec import Struct
 from batchcancel.errors import SettingsError
 from batchcancel.report.words import printable
 from batchcancel.settings import Environment, Options
+from batchcancel.settings.config_file import config_candidates
 from batchcancel.settings.credentials import check_complete
-from batchcancel.settings.sources import ENV_PREFIX, Gathering, config_candidates, find_config
+from batchcancel.settings.sources import ENV_PREFIX, Gathering
 from batchcancel.settings.target import find_proxy, find_target
 from batchcancel.tasks.doctor.checks import Check, Tell, fail, ok, skip, warn
 
@@ -37,16 +38,17 @@ def check_sources(environ: Mapping[str, str], flags: Mapping[str, Any], tell: Te
 
     Args:
         environ: The environment.
-        flags: Options by name; None counts as not given.
+        flags: Options by name, and what ``--config`` and ``--profile`` say; None counts as not given.
         tell: Told of each check.
 
     Returns:
         The options; None if a source can't be used.
     """
     gathering, is_whole = Gathering(), True
+    chosen = {name: flags.get(name) for name in ("config", "profile")}
     try:
-        gathering.read_file(environ)
-        tell(ok("configuration", _file(environ)))
+        gathering.read_file(environ, **chosen)
+        tell(ok("configuration", _file(gathering, environ)))
     except SettingsError as exc:
         is_whole = False
         tell(fail("configuration", str(exc)))
@@ -62,7 +64,7 @@ def check_sources(environ: Mapping[str, str], flags: Mapping[str, Any], tell: Te
     for warning in gathering.warnings:
         tell(warn("environment", printable(warning)))
     try:
-        gathering.read_flags(flags)
+        gathering.read_flags({name: value for name, value in flags.items() if name not in chosen})
     except SettingsError as exc:
         is_whole = False
         tell(fail("flags", str(exc)))
@@ -73,11 +75,11 @@ def check_sources(environ: Mapping[str, str], flags: Mapping[str, Any], tell: Te
     return Options(**gathering.values)
 
 
-def _file(environ: Mapping[str, str]) -> str:
-    path, profile = find_config(environ), environ.get(ENV_PREFIX + "PROFILE")
-    if path is None:
+def _file(gathering: Gathering, environ: Mapping[str, str]) -> str:
+    if gathering.file is None:
         return f"no file; looked for {' and '.join(map(str, config_candidates(environ)))}"
-    return f"{path}, {f'profile {profile}' if profile else 'no profile'}"
+    profile = "no profile" if gathering.profile is None else f"profile {gathering.profile}"
+    return f"{gathering.file.path}, {profile}"
 
 
 def _variables(environ: Mapping[str, str]) -> str:

@@ -41,7 +41,7 @@ class Examination:
 
     Args:
         environ: The environment.
-        flags: Options by name; None counts as not given.
+        flags: Options by name, and what ``--config`` and ``--profile`` say; None counts as not given.
         with_live_check: Whether invoices may be created, and canceled again.
         tell: Told of each check as soon as it is made.
     """

@@ -13,6 +13,7 @@ from typing import Self
 
 from msgspec import structs
 
+from batchcancel.api import Expiry
 from batchcancel.job.account import Account, count
 from batchcancel.job.course import COMPLETE, Ending
 from batchcancel.job.opening import open_checked
@@ -73,6 +74,11 @@ class PlanJob:
         """The merchant whose invoices are looked up."""
         return self._reading.merchant_id
 
+    @property
+    def expiries(self) -> tuple[Expiry, ...]:
+        """Until when each certificate is valid that requests are signed or encrypted with."""
+        return self._reading.expiries
+
     async def __aenter__(self) -> Self:
         """Open and check everything; send nothing.
 
@@ -104,6 +110,14 @@ class PlanJob:
             self._file.discard()
         await self._resources.aclose()
 
+    def pause(self) -> None:
+        """Let nothing leave until ``resume``; as ``Job.pause`` does."""
+        self._reading.pause()
+
+    def resume(self) -> None:
+        """Let requests leave again; a plan that is not paused is left as it is."""
+        self._reading.resume()
+
     def stop(self, why: str) -> None:
         """Look up nothing more and wait for what is in flight; a second call does not wait."""
         self._reading.stop(why)
@@ -111,6 +125,10 @@ class PlanJob:
     def vitals(self) -> Vitals:
         """Tell what is going on at the moment."""
         return self._reading.vitals(to_settle=self.check.to_settle)
+
+    def tally(self) -> Tally:
+        """Count what became of the rows so far."""
+        return self._reading.tally(rows=self.check.rows)
 
     async def run(self) -> PlanSummary:
         """Look up every invoice that a run would ask about, and sum up; once.
@@ -131,7 +149,7 @@ class PlanJob:
             ending = await self._reading.look_up(
                 self._manifest.rows(), self, open_of=self._open_of(), count=self.check.rows
             )
-        tally = self._reading.tally(rows=self.check.rows)
+        tally = self.tally()
         if self._file is not None:
             await self._file.end(state=ending.state, why=ending.why, counts=_counts(tally))
         return self._summary(ending, tally, duration_s=round(monotonic() - began_at, 3))
@@ -186,6 +204,7 @@ class PlanJob:
             concurrency=options.concurrency,
             matches=bool(options.match),
             takes_plan=self._out is not None,
+            looked_for_s=duration_s,
         )
         return PlanSummary(
             env=self.settings.environment.value,

@@ -11,11 +11,16 @@ from msgspec import Struct
 
 from batchcancel.model import Reason, RunState, Sighting, Tally
 from batchcancel.report.words import add, parse_amount
+from batchcancel.verdict import PENDING_WAIT_S
 
 EXAMPLES: Final = 3
 """Invoices of each reason that a summary names."""
 STATUSES: Final = ("DRAFT", "CREATED", "SENT", "PENDING", "PARTIAL", "PAID", "CANCELED")
 """As the service lists them, those first that a run would cancel."""
+_MUCH_SLOWER: Final = 1.25
+"""From how many times the expected time on look-ups count as slow."""
+_TELLING_S: Final = 1.0
+"""Look-ups that took less tell of connecting above all."""
 _CLOSED: Final = frozenset({"PAID", "CANCELED"})
 """Of these nothing is owed any more, whatever balance the service names."""
 
@@ -94,18 +99,20 @@ class Survey:
                 )
 
     def estimate(
-        self, *, rate: float | None, concurrency: int, matches: bool, takes_plan: bool
+        self, *, rate: float | None, concurrency: int, matches: bool, takes_plan: bool, looked_for_s: float
     ) -> tuple[float | None, str]:
         """Estimate how long a run over these invoices would take, in seconds, and say what by.
 
         A cancelation takes one request, what can't be canceled the look-up after its refusal besides, and
-        with ``--match`` each invoice is looked up first.
+        with ``--match`` each invoice is looked up first. Where retries and pauses made these look-ups
+        slower than rate and latency say, a run will be as slow.
 
         Args:
             rate: Requests a second; None for no limit.
             concurrency: Requests in flight at most.
             matches: Whether each invoice is looked up first.
             takes_plan: Whether paid and canceled invoices will be taken from the plan.
+            looked_for_s: How long all look-ups together took, in seconds.
         """
         requests = self._requests(matches=matches, takes_plan=takes_plan)
         if not requests or not self._timed:
@@ -113,10 +120,17 @@ class Survey:
         latency_s = self._latency_ms / self._timed / 1000
         by_latency = requests * latency_s / concurrency
         by_rate = 0.0 if rate is None else requests / rate
+        by_course = requests * looked_for_s / self._timed
+        count = "1 request" if requests == 1 else f"about {requests:,} requests"
+        waits = ""
+        if pending := self._reasons[Reason.PENDING]:
+            waits = f"; up to {PENDING_WAIT_S:.0f} s for {pending:,} pending"
+        if looked_for_s > _TELLING_S and by_course > _MUCH_SLOWER * max(by_rate, by_latency):
+            speed = self._timed / looked_for_s
+            return by_course, f"{count}, at the {speed:,.1f} a second of these look-ups{waits}"
         if by_rate >= by_latency:
-            return by_rate, f"about {requests:,} requests at {rate:g} a second"
-        pace = f"{concurrency} at a time, {latency_s * 1000:.0f} ms each"
-        return by_latency, f"about {requests:,} requests, {pace}"
+            return by_rate, f"{count} at {rate:g} a second{waits}"
+        return by_latency, f"{count}, {concurrency} at a time, {latency_s * 1000:.0f} ms each{waits}"
 
     def _add_status(self, status: str, sighting: Sighting) -> None:
         group = self._statuses.setdefault(status, StatusGroup())

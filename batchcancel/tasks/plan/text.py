@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,9 @@ from batchcancel.report.words import aligned, ascii_only, show_duration
 from batchcancel.tasks.plan.survey import Example, PlanSummary
 
 _CURRENCIES_SHOWN: Final = 10
+_WIDTH: Final = 100
+_EXAMPLES_WIDTH: Final = 58
+"""What leaves a line of the table within ``_WIDTH``."""
 
 
 def plan_json(summary: PlanSummary, *, exit_code: int) -> bytes:
@@ -83,7 +87,9 @@ def _lines(summary: PlanSummary) -> Iterator[str]:
     )
     yield ""
     if summary.estimate_s is not None:
-        yield f"  a run  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
+        over = " over these" if summary.tally.open else ""
+        estimate = f"a run{over}  takes about {show_duration(summary.estimate_s)}: {summary.estimate_by}"
+        yield from textwrap.wrap(estimate, _WIDTH, initial_indent="  ", subsequent_indent=" " * 9)
     if summary.out is not None:
         yield f"  plan   {ascii_only(summary.out)}; 'run --plan' takes what is paid or canceled from it"
 
@@ -118,10 +124,19 @@ def _refused(summary: PlanSummary) -> Iterator[tuple[str, ...]]:
     yield "not canceled", "invoices", "", "such as"
     for reason, count in sorted(summary.tally.results.items(), key=lambda item: -item[1]):
         note = "an error" if reason.outcome is Outcome.ERROR else reason.outcome.replace("_", " ")
-        examples = ", ".join(map(_example, summary.refused.get(reason, ())))
-        yield reason, f"{count:,}", note, examples
+        yield reason, f"{count:,}", note, _examples(summary.refused.get(reason, ()))
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    """Name as many as there is room for, and one at least."""
+    shown = ""
+    for text in map(_example, examples):
+        if shown and len(shown) + len(text) + 2 > _EXAMPLES_WIDTH:
+            break
+        shown += f", {text}" if shown else text
+    return shown
 
 
 def _example(one: Example) -> str:
     place = f"row {one.row}" if one.file is None else f"{one.file} row {one.row}"
-    return f"{ascii_only(one.invoice_id)[:30]} ({ascii_only(place)})"
+    return f"{ascii_only(one.invoice_id)[:30]} ({ascii_only(place)[-25:]})"

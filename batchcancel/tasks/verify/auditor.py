@@ -1,14 +1,15 @@
-"""Whether a ledger keeps its promise: its lines in, findings and notes out. Pure."""
+"""Whether a ledger keeps its promise: its lines in, findings and notes out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
 from batchcancel.ledger.reader import Line, digest_of
 from batchcancel.ledger.record import EndRecord, Record, ResultRecord, RunRecord, SkipRecord
-from batchcancel.model import Outcome, Reason, RunState
+from batchcancel.model import Reason, RunState
+from batchcancel.tasks.verify.answers import Answers, Compared
 from batchcancel.tasks.verify.findings import MAX_LISTED, Audit, Finding, FindingKind, NoteKind, shown
 from batchcancel.tasks.verify.runs import Run, unaccounted
 
@@ -16,11 +17,16 @@ from batchcancel.tasks.verify.runs import Run, unaccounted
 class Auditor:
     """Takes a ledger's lines in their order; ``close`` tells what they come to.
 
-    Memory is a dictionary's entry for each invoice, about 100 bytes, a few numbers for each run, and
-    ``MAX_LISTED`` findings. An audit is read-only, so it has no place to sort digests on disk.
+    Memory is what ``Answers`` takes, a few numbers for each run, and ``MAX_LISTED`` findings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers) -> None:
+        """Begin before the first line.
+
+        Args:
+            answers: Takes the result rows; ``close`` is told what they come to.
+        """
+        self._answers = answers
         self._size_bytes = self._lines = self._results = self._skips = 0
         self._sha256 = sha256()
         self._digests_hold = True
@@ -30,8 +36,6 @@ class Auditor:
         self._has_good_line = False
         self._runs: dict[str, Run] = {}
         self._run: Run | None = None
-        self._latest: dict[bytes, Reason] = {}
-        self._errors_of_run: set[bytes] = set()
         self._bad: Line | None = None  # the first of the bad lines that no good one has followed yet
         self._bad_lines = 0
         self._findings: list[Finding] = []
@@ -52,12 +56,13 @@ class Auditor:
         """Whether the last run is complete, so that it does not matter whether a run is at work."""
         return self._bad is None and self._run is not None and self._run.state is not None
 
-    def take(self, line: Line, record: Record | None) -> None:
+    def take(self, line: Line, record: Record | None, *, is_marked: bool = False) -> None:
         """Take the next line.
 
         Args:
             line: The line.
             record: What it says; None if it is bad.
+            is_marked: Of a result row, for those who compare the answers later.
         """
         self._size_bytes += line.size_bytes
         self._lines += 1
@@ -75,7 +80,7 @@ class Auditor:
             case RunRecord():
                 self._begin_run(line, record)
             case ResultRecord():
-                self._take_result(line, record)
+                self._take_result(line, record, is_marked=is_marked)
             case SkipRecord():
                 self._skips += 1
                 self._run_of(line, record.run_id).note(record)
@@ -83,12 +88,17 @@ class Auditor:
                 self._end_run(line, record)
         self._sha256.update(line.data + b"\n")
 
-    def close(self, *, is_held: bool) -> Audit:
+    def close(
+        self, compared: Compared, rows: Mapping[int, tuple[Line, ResultRecord]], *, is_held: bool
+    ) -> Audit:
         """Sum up, once, after the last line.
 
         Args:
+            compared: What the answers come to.
+            rows: The repeated ones among the result rows, by number, read once more.
             is_held: Whether a run is at work, so that its last line and its end are still to come.
         """
+        repeated = [_repetition(*rows[one.number], one.earlier) for one in compared.repeated]
         if self._bad_lines > 1 and not self._has_good_line:
             # A crash in the very first write leaves one line at most.
             self._judge_bad_lines()
@@ -101,9 +111,9 @@ class Auditor:
             runs={state: states[state] for state in (*RunState, "no_end")},
             results=self._results,
             skips=self._skips,
-            reasons=dict(Counter(self._latest.values())),
-            findings=tuple(self._findings),
-            finding_count=self._finding_count,
+            reasons=compared.reasons,
+            findings=tuple(sorted([*self._findings, *repeated], key=lambda one: one.line)[:MAX_LISTED]),
+            finding_count=self._finding_count + compared.repeated_count,
             notes=tuple(self._closing_notes(is_held=is_held)),
         )
 
@@ -130,7 +140,7 @@ class Auditor:
         if record.run_id in self._runs:
             self._find(FindingKind.REPEATED_RUN, line, f"Run {shown(record.run_id)} begins a second time.")
         self._run = self._runs[record.run_id] = Run(record.run_id, _place(line))
-        self._errors_of_run.clear()
+        self._answers.begin_run()
 
     def _run_of(self, line: Line, run_id: str) -> Run:
         """Return the run that a line belongs to, which has to be the one that is under way."""
@@ -142,7 +152,7 @@ class Auditor:
                 f"Run {shown(run_id)} writes from here on, and no line before says that it began.",
             )
             run = self._runs[run_id] = Run(run_id, _place(line), is_whole=False)
-            self._errors_of_run.clear()
+            self._answers.begin_run()
         elif run is not self._run:
             self._find(
                 FindingKind.INTERLEAVED,
@@ -156,7 +166,7 @@ class Auditor:
         self._run = run
         return run
 
-    def _take_result(self, line: Line, record: ResultRecord) -> None:
+    def _take_result(self, line: Line, record: ResultRecord, *, is_marked: bool) -> None:
         self._results += 1
         self._run_of(line, record.run_id).note(record)
         if record.outcome is not record.reason.outcome:
@@ -165,20 +175,7 @@ class Auditor:
                 line,
                 f"The reason {record.reason} belongs to {record.reason.outcome}, not to {record.outcome}.",
             )
-        invoice = digest_of(record)
-        earlier = self._latest.get(invoice)
-        # A later run may be told to ask final errors again (--retry-errors all), its own run may not.
-        may_follow = not earlier or not earlier.is_final or earlier.outcome is Outcome.ERROR
-        if not may_follow or invoice in self._errors_of_run:
-            self._find(
-                FindingKind.ANSWERED_TWICE,
-                line,
-                f"Invoice {shown(record.invoice_id)} has its final answer already, {earlier}; "
-                f"this row says {record.reason}.",
-            )
-        self._latest[invoice] = record.reason
-        if record.reason.is_final and record.reason.outcome is Outcome.ERROR:
-            self._errors_of_run.add(invoice)
+        self._answers.add(digest_of(record), record.reason, is_marked=is_marked)
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -238,6 +235,15 @@ class Auditor:
 
 def _finding(kind: FindingKind | NoteKind, line: Line, text: str) -> Finding:
     return Finding(kind=kind, line=line.number, offset=line.offset, text=text)
+
+
+def _repetition(line: Line, record: ResultRecord, earlier: Reason) -> Finding:
+    return _finding(
+        FindingKind.ANSWERED_TWICE,
+        line,
+        f"Invoice {shown(record.invoice_id)} has its final answer already, {earlier}; "
+        f"this row says {record.reason}.",
+    )
 
 
 def _place(line: Line) -> Line:

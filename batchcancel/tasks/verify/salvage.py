@@ -24,7 +24,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from batchcancel.errors import UsageError
+from batchcancel.errors import LedgerWriteError, UsageError
 from batchcancel.ledger.disk import Disk, LedgerFile
 from batchcancel.ledger.reader import Line, opened, read_records
 from batchcancel.ledger.record import EndRecord, Record, ResultRecord, RunRecord, SkipRecord
@@ -156,12 +156,22 @@ def _write_new(path: Path, lines: Iterator[bytes], disk: Disk) -> int:
             raise _taken(path)
         try:
             return _fill(file, first, lines)
+        except LedgerWriteError as exc:  # a run would go on from its last row; a copy begins anew
+            _remove(path)
+            why = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else exc
+            raise LedgerWriteError(
+                f"{path} can't be written: {why}. No new ledger was made, and the old one is as it was."
+            ) from exc
         except BaseException:
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
             raise
     finally:
         file.close()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _fill(file: LedgerFile, first: bytes, lines: Iterator[bytes]) -> int:
