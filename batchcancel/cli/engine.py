@@ -19,6 +19,10 @@ _TASK: Final = "Where Temporal is"
 _API_KEY: Final = "BATCHCANCEL_TEMPORAL_API_KEY"
 _PREFIX: Final = "BATCHCANCEL_TEMPORAL_"
 _NAMES: Final = ("address", "namespace", "task_queue", "tls", "tls_ca", "tls_cert", "tls_key")
+ENGINE_VARIABLES: Final = frozenset(
+    {f"{_PREFIX}{name.upper()}" for name in _NAMES} | {_API_KEY, f"{_API_KEY}_FILE"}
+)
+"""Every variable that is read here, and by no other command."""
 
 
 def add_engine_flags(command: Callable[..., Any]) -> Callable[..., Any]:

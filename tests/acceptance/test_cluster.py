@@ -20,7 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
+import click
+import kubernetes_validate
 import pytest
+import yaml
+
+from batchcancel.cli import batchcancel as group
+from batchcancel.pipeline import DRAIN_S
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartSimulator
@@ -608,3 +614,22 @@ def test_flags_that_many_hosts_do_not_know_are_refused(
     alone = run_command("worker", "--env", "sandbox")
     assert alone.returncode == 2
     assert "--base-url" in alone.stderr
+
+
+# --- the sample -----------------------------------------------------------------------------------
+
+
+def test_sample_of_workers_is_what_kubernetes_and_the_command_take(project: Path) -> None:
+    """By the schema, in which no unknown key passes; with time to hand in, and flags that there are."""
+    path = project / "samples" / "kubernetes" / "workers" / "deployment.yaml"
+    deployment = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert kubernetes_validate.validate(deployment, "1.33", strict=True)
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_S + 4
+    assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    name, *arguments = container["args"]
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    values = command.make_context(name, arguments).params
+    assert values["namespace"] == "batchcancel"
