@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchcancel.cluster.coordinator import Coordinator
+from batchcancel.cluster.coordinator import Coordinator, Wish
 from batchcancel.cluster.messages import Account, Issue, Shard, ShardReport, ShardRequest, Stop
 from batchcancel.cluster.packing import Answer, Ask, Packer, unpack_asks
 from batchcancel.errors import (
@@ -26,7 +26,7 @@ from batchcancel.errors import (
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.ledger.disk import Disk
-from batchcancel.model import Reason, ResolvedBy, RunState, RunSummary
+from batchcancel.model import PauseCause, Reason, ResolvedBy, RunState, RunSummary
 from batchcancel.settings import load_settings
 
 ACCOUNT = Account(env="sandbox", host="127.0.0.1:9", merchant_id="m")
@@ -279,6 +279,63 @@ async def test_answers_to_what_was_not_asked_are_left_alone(bench: Bench) -> Non
 
     await bench.run(Hosts(work_on).drive)
     assert bench.results() == dict.fromkeys(ids(10), 1)
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+async def test_a_pause_by_hand_is_passed_on_once_and_told(bench: Bench) -> None:
+    """Whoever drives it passes the wishes on, in their order."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        for _ in range(2):
+            coordinator.pause()
+        vitals = coordinator.vitals(to_settle=10, set_rate=None)
+        assert (vitals.held_by, vitals.rows_left, vitals.is_stopping) == (PauseCause.BY_HAND, 10, False)
+        for _ in range(2):
+            coordinator.resume()
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is None
+        wishes = [coordinator.wishes.get_nowait() for _ in range(coordinator.wishes.qsize())]
+        assert wishes == [Wish.PAUSE, Wish.RESUME]
+        coordinator.stop("SIGTERM")
+        coordinator.pause()
+        assert coordinator.wishes.empty()
+        assert coordinator.vitals(to_settle=10, set_rate=None).is_stopping
+
+    _, summary = await bench.run(drive)
+    assert summary.tally.open == 10
+
+
+async def test_a_rate_that_was_set_is_shared_out_from_the_next_shard_on(bench: Bench) -> None:
+    """The workflow says which one somebody has set."""
+    bench.write(*ids(100))
+    rates: list[float | None] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        for offset, rate in ((0, None), (4, 30.0)):
+            issue = await coordinator.next_shards(ShardRequest(offset=offset, rate=rate))
+            rates.append(issue.shards[0].rate)
+            for shard in issue.shards:
+                await coordinator.commit_part(shard.number, all_canceled(shard))
+        coordinator.stop("enough")
+
+    await bench.run(drive, rate=200.0)
+    assert rates == [pytest.approx(100 - 1 / 1.1), pytest.approx(15 - 1 / 1.1)]
+
+
+async def test_a_manifest_that_changes_meanwhile_stops_the_job(bench: Bench) -> None:
+    """What was read before is finished."""
+    bench.write(*ids(5000))
+
+    async def drive(coordinator: Coordinator) -> None:
+        bench.write(*ids(4000))
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        assert issue.is_end
+
+    _, summary = await bench.run(drive)
+    assert summary.state is RunState.STOPPED
+    assert "changed" in str(summary.why)
 
 
 # --- gates ----------------------------------------------------------------------------------------
