@@ -9,7 +9,8 @@
     │   ├── LedgerMismatchError     the ledger belongs to another environment or merchant, or is none
     │   ├── ReportError             a page or an export that can't be made or written
     │   ├── ListRefusedError        the service does not list what it was asked for
-    │   └── GateRefusedError        a check before the first request said no
+    │   ├── GateRefusedError        a check before the first request said no
+    │   └── EngineError             the engine of many hosts can't be used, or has such a job already
     ├── SafetyStopError             stopped while money was being touched; rows stay open
     │   ├── CredentialsRefusedError the service refuses the key
     │   ├── HostUntrustedError      the TLS certificate is untrusted or for another name
@@ -17,7 +18,8 @@
     │   ├── ListUnreadableError     no page of the list comes, though the service is there
     │   ├── ThresholdExceededError  too many errors, or too many invoices of a wrong export
     │   ├── CanaryFailedError       the first few were not as their replies said
-    │   └── ManifestChangedError    the manifest changed between check and run
+    │   ├── ManifestChangedError    the manifest changed between check and run
+    │   └── ClusterError            a worker or the job's engine can't go on
     ├── LedgerInUseError            another run holds the ledger
     ├── LedgerFaultError            the ledger can't be written, or is damaged
     │   ├── LedgerWriteError        disk full, permission, file removed
@@ -68,6 +70,10 @@ class GateRefusedError(UsageError):
     """A check before the first request said no."""
 
 
+class EngineError(UsageError):
+    """Temporal can't be reached or refuses us, or another job has the quota."""
+
+
 class SafetyStopError(BatchCancelError):
     """The run stopped to protect money or rows; what is open stays open and can be run again."""
 
@@ -98,6 +104,10 @@ class CanaryFailedError(SafetyStopError):
 
 class ManifestChangedError(SafetyStopError):
     """The manifest changed between the check and the run."""
+
+
+class ClusterError(SafetyStopError):
+    """A worker can't do what it is given, or the engine has ended the job."""
 
 
 class LedgerInUseError(BatchCancelError):

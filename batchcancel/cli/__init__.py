@@ -26,6 +26,15 @@ _COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Do it": {
         "run": "Cancel the invoices of a manifest and write what became of each.",
     },
+    "On many hosts": {
+        "submit": "Do what run does, with the work done by workers on any number of hosts.",
+        "worker": "Work on what submit hands out, until told to go.",
+        "status": "Say how far the jobs of submit are.",
+        "pause": "Let no new cancelation of such a job leave for now.",
+        "resume": "Let it go on.",
+        "set-rate": "Set how many requests a second it may send.",
+        "cancel": "End it.",
+    },
     "Understand after": {
         "report": "Say what became of the invoices; write a page, CSV, XLSX, JSONL or what is left.",
         "verify": "Check a ledger from its file alone; salvage a damaged one.",
@@ -49,6 +58,10 @@ _NAMES: Final = {"list": "list_invoices"}
 """Commands whose module and function are called otherwise: a module of that name would hide a builtin."""
 
 
+_HOMES: Final = dict.fromkeys(("status", "pause", "resume", "set-rate", "cancel"), "control")
+"""Where commands are that share a module; each other one has a module of its own name."""
+
+
 class _LazyGroup(click.Group):
     """Commands whose modules are imported only when they are called: help has to be quick."""
 
@@ -58,8 +71,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _PURPOSES:
             return None
-        name = _NAMES.get(cmd_name, cmd_name)
-        command: click.Command = getattr(import_module(f"batchcancel.cli.{name}"), name)
+        name = _NAMES.get(cmd_name, cmd_name.replace("-", "_"))
+        command: click.Command = getattr(import_module(f"batchcancel.cli.{_HOMES.get(cmd_name, name)}"), name)
         return command
 
     def resolve_command(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import click
 
@@ -21,6 +23,7 @@ from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
+from batchcancel.job.workforce import Work, Workforce
 from batchcancel.model import Outcome, RunState, RunSummary
 from batchcancel.observe.progress import show_progress
 from batchcancel.observe.watched import Count, Watched
@@ -36,24 +39,53 @@ _STYLES: Final = {
 }
 
 
-def run_job(settings: Settings, observers: Observers) -> int:
+class Elsewhere(Protocol):
+    """Where the work of a job is done, if not in this process; ``cluster.submission.Submission`` is one."""
+
+    async def ensure_free(self, job: Job) -> None:
+        """Raise if no job may begin there now."""
+        ...
+
+    def open_workforce(self, work: Work) -> AbstractAsyncContextManager[Workforce]:
+        """Get the workforce ready: an ``OpenWorkforce``."""
+        ...
+
+
+def run_job(
+    settings: Settings,
+    observers: Observers,
+    *,
+    open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None = None,
+) -> int:
     """Run a job to its end, show it to a person, and return the exit code.
 
     Args:
         settings: What to do.
         observers: Who else watches; told of everything but the end.
+        open_elsewhere: Reaches where the work is done; None for this process.
 
     Raises:
         BatchCancelError: The run could not begin, or its ledger failed.
         Interrupted: A signal came before anything was sent.
     """
-    return run_in_loop(partial(_run_job, settings, observers, _checked_page(settings)))
+    return run_in_loop(partial(_run_job, settings, observers, open_elsewhere, _checked_page(settings)))
 
 
-async def _run_job(settings: Settings, observers: Observers, page: Path | None, before_run: list[int]) -> int:
+async def _run_job(
+    settings: Settings,
+    observers: Observers,
+    open_elsewhere: Callable[[], Awaitable[Elsewhere]] | None,
+    page: Path | None,
+    before_run: list[int],
+) -> int:
     with signals_cancel(before_run):
         watchers = observers.begin(settings)
-        async with Job(settings, on_event=watchers) as job, observers.watching(job):
+        elsewhere = None if open_elsewhere is None else await open_elsewhere()
+        open_workforce = None if elsewhere is None else elsewhere.open_workforce
+        job = Job(settings, on_event=watchers, open_workforce=open_workforce)
+        async with job, observers.watching(job):
+            if elsewhere is not None:
+                await elsewhere.ensure_free(job)
             if job.has_rows:
                 say_what_is_ahead(settings, job.check, merchant_id=job.merchant_id, verb="cancel")
                 say(f"  ledger    {settings.ledger}")

@@ -1,4 +1,4 @@
-"""The course of a run: a fleet at work, and what ends it."""
+"""The course of a run: a workforce at work, and what ends it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from batchcancel.errors import LedgerFaultError, SafetyStopError
+from batchcancel.job.workforce import Workforce
 from batchcancel.model import ManifestRow, PauseCause, Reason, RunState, StoppedMerchant, Tally, Vitals
-from batchcancel.pipeline import Fleet
 from batchcancel.settings import Settings
 
 
@@ -30,9 +30,9 @@ COMPLETE: Final = Ending(state=RunState.COMPLETE)
 
 
 class Course:
-    """What a fleet is at, from before it begins until after its end.
+    """What a workforce is at, from before it begins until after its end.
 
-    It may be stopped at any time, even before there is a fleet.
+    It may be stopped at any time, even before there is one.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,7 +40,7 @@ class Course:
         self._settings = settings
         self.own_merchant_id = ""
         """The merchant whose rows name none; set once it is known."""
-        self._fleet: Fleet | None = None
+        self._workforce: Workforce | None = None
         self._is_paused = False
         """Whether it is paused by hand, or is to begin so."""
         self._stopped: Ending | None = None
@@ -48,14 +48,14 @@ class Course:
     def pause(self) -> None:
         """Let nothing leave until ``resume``; what is in flight comes back. It may begin paused."""
         self._is_paused = True
-        if self._fleet is not None:
-            self._fleet.pause()
+        if self._workforce is not None:
+            self._workforce.pause()
 
     def resume(self) -> None:
         """Let requests leave again."""
         self._is_paused = False
-        if self._fleet is not None:
-            self._fleet.resume()
+        if self._workforce is not None:
+            self._workforce.resume()
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight; a second call aborts.
@@ -65,13 +65,21 @@ class Course:
         """
         is_first = self._stopped is None or self._stopped.as_asked
         self._stop(Ending(state=RunState.INTERRUPTED, why=why))
-        if not is_first and self._fleet is not None:
-            self._fleet.abort(why)
+        if not is_first and self._workforce is not None:
+            self._workforce.abort(why)
+
+    def stop_as_asked(self, why: str) -> None:
+        """Stop as ``stop`` does, at the end of what was asked for: that is no alarm.
+
+        Args:
+            why: A sentence that says where that end is.
+        """
+        self._stop(Ending(state=RunState.STOPPED, why=why, as_asked=True))
 
     def fail(self, failure: LedgerFaultError) -> None:
         """Stop at once, since rows can't be written any more; ``run`` raises that at its end."""
-        if self._fleet is not None:
-            self._fleet.fail(failure)
+        if self._workforce is not None:
+            self._workforce.fail(failure)
 
     def tally(self, *, rows: int) -> Tally:
         """Count what became of the rows so far.
@@ -79,7 +87,7 @@ class Course:
         Args:
             rows: As the check counted them.
         """
-        return self._fleet.tally(rows=rows) if self._fleet else Tally(rows=rows, open=rows)
+        return self._workforce.tally(rows=rows) if self._workforce else Tally(rows=rows, open=rows)
 
     def vitals(self, *, to_settle: int) -> Vitals:
         """Tell what is going on at the moment; costs microseconds a merchant.
@@ -88,8 +96,8 @@ class Course:
             to_settle: Invoices that are to be given a row, as the check counted them.
         """
         set_rate = self._settings.rate
-        if self._fleet is not None:
-            return self._fleet.vitals(to_settle=to_settle, set_rate=set_rate)
+        if self._workforce is not None:
+            return self._workforce.vitals(to_settle=to_settle, set_rate=set_rate)
         return Vitals(
             in_flight=0,
             allowed_rate=set_rate,
@@ -101,16 +109,16 @@ class Course:
 
     def stopped_merchants(self) -> tuple[StoppedMerchant, ...]:
         """Name the merchants that were stopped while others went on."""
-        stopped = () if self._fleet is None else self._fleet.stopped_merchants
+        stopped = () if self._workforce is None else self._workforce.stopped_merchants
         return tuple(replace(one, merchant_id=one.merchant_id or self.own_merchant_id) for one in stopped)
 
-    async def run(self, fleet: Fleet, rows: AsyncIterator[ManifestRow], *, count: int) -> Ending:
-        """Have a fleet bring rows to their ends; a safety stop, a limit and a stop are ways to end.
+    async def run(self, workforce: Workforce, rows: AsyncIterator[ManifestRow], *, count: int) -> Ending:
+        """Have a workforce bring rows to their ends; a safety stop, a limit and a stop are ways to end.
 
-        If cancelled, the fleet aborts and the cancellation is raised again.
+        If cancelled, the workforce aborts and the cancellation is raised again.
 
         Args:
-            fleet: At work from here on.
+            workforce: At work from here on.
             rows: What it works on.
             count: How many rows there are, as the check counted them.
 
@@ -118,37 +126,37 @@ class Course:
             LedgerFaultError: Rows can't be written any more.
             Exception: A defect.
         """
-        self._fleet = fleet
+        self._workforce = workforce
         if self._is_paused:
-            fleet.pause()
+            workforce.pause()
         if self._stopped is not None:
-            fleet.stop(str(self._stopped.why))
+            workforce.stop(str(self._stopped.why))
         try:
             with self._time_limit(self._settings.options.max_duration):
-                await fleet.run(rows)
+                await workforce.run(rows)
         except SafetyStopError as exc:
             return Ending(state=RunState.STOPPED, why=str(exc))
-        return self._ending(fleet, count)
+        return self._ending(workforce, count)
 
     def _stop(self, ending: Ending) -> None:
         """Stop for a reason from outside; an interruption counts more than a limit."""
         if self._stopped is None or self._stopped.as_asked:
             self._stopped = ending
-        if self._fleet is not None:
-            self._fleet.stop(str(ending.why))
+        if self._workforce is not None:
+            self._workforce.stop(str(ending.why))
 
-    def _ending(self, fleet: Fleet, count: int) -> Ending:
+    def _ending(self, workforce: Workforce, count: int) -> Ending:
         """Tell how a run ended that nothing went wrong in, but for single merchants perhaps."""
         if stopped_merchants := self.stopped_merchants():
-            first, count_of_all = stopped_merchants[0], fleet.merchant_count
+            first, count_of_all = stopped_merchants[0], workforce.merchant_count
             stopped_of_all = f"{len(stopped_merchants):,} of {count_of_all:,} merchants"
             why = f"{stopped_of_all} were stopped. {first.merchant_id}: {first.why}"
             return Ending(state=RunState.STOPPED, why=why)
         stopped = self._stopped
-        if stopped is None and fleet.is_at_limit:
+        if stopped is None and workforce.is_at_limit:
             why = f"--limit {self._settings.options.limit} was reached."
             stopped = Ending(state=RunState.STOPPED, why=why, as_asked=True)
-        tally = fleet.tally(rows=count)
+        tally = workforce.tally(rows=count)
         is_through = not tally.open and not tally.results.get(Reason.UNKNOWN)
         if stopped is None or (stopped.as_asked and is_through):
             return COMPLETE
@@ -161,8 +169,7 @@ class Course:
             yield
             return
         why = f"--max-duration {seconds:g} is over."
-        ending = Ending(state=RunState.STOPPED, why=why, as_asked=True)
-        timer = asyncio.get_running_loop().call_later(seconds, self._stop, ending)
+        timer = asyncio.get_running_loop().call_later(seconds, self.stop_as_asked, why)
         try:
             yield
         finally:

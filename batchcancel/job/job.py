@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import time
 from types import TracebackType
@@ -21,6 +21,7 @@ from batchcancel.job.keys import Keys, load_keys
 from batchcancel.job.lanes import build_fleet, to_cancel
 from batchcancel.job.opening import Opened, open_all
 from batchcancel.job.planned import is_fresh, with_answers
+from batchcancel.job.workforce import OpenWorkforce, Work, Workforce
 from batchcancel.ledger import RunRecord
 from batchcancel.ledger.plan import Plan
 from batchcancel.manifest import Check
@@ -50,16 +51,22 @@ class Job:
     """
 
     def __init__(
-        self, settings: Settings, *, on_event: Callable[[Event], None] = lambda _event: None
+        self,
+        settings: Settings,
+        *,
+        on_event: Callable[[Event], None] = lambda _event: None,
+        open_workforce: OpenWorkforce | None = None,
     ) -> None:
         """Prepare; nothing is opened.
 
         Args:
             settings: What to do, from ``load_settings``.
             on_event: Told of requests, retries, pauses and committed rows; must not block or raise.
+            open_workforce: Who does the work; None for this process.
         """
         self.settings = settings
         self._on_event = on_event
+        self._open_workforce = open_workforce or self._open_fleet
         self._resources = AsyncExitStack()
         self._opened: Opened
         self._keys: Keys
@@ -122,6 +129,11 @@ class Job:
         """Bytes of an unfinished last write; a run cuts them off and keeps them in ``LEDGER.torn``."""
         tail = self._opened.ledger.history.tail
         return 0 if tail is None else tail.size_bytes
+
+    @property
+    def last_run_id(self) -> str | None:
+        """The run that began last in the ledger before this one; None if there is none."""
+        return self._opened.ledger.history.last_run_id
 
     @property
     def has_rows(self) -> bool:
@@ -262,16 +274,26 @@ class Job:
 
     async def _work(self, record: RunRecord) -> Ending:
         """Send what is to be sent."""
-        opened = self._opened
-        async with self._client:
+        work = Work(
+            settings=self.settings,
+            opened=self._opened,
+            record=record,
+            ledger_began_at=self._opened.ledger.history.first_started_at or record.started_at,
+            read_rows=self._rows,
+            stop_as_asked=self._course.stop_as_asked,
+            on_event=self._on_event,
+        )
+        async with self._open_workforce(work) as workforce:
+            return await self._course.run(workforce, self._rows(), count=self.check.rows)
+
+    @asynccontextmanager
+    async def _open_fleet(self, work: Work) -> AsyncIterator[Workforce]:
+        """Have this process do the work."""
+        async with self._client as client:
             purpose = to_cancel(
-                opened,
-                self.settings.options,
-                self._clock,
-                ledger_began_at=opened.ledger.history.first_started_at or record.started_at,
+                work.opened, self.settings.options, self._clock, ledger_began_at=work.ledger_began_at
             )
-            fleet = build_fleet(self.settings, purpose, self._client, self._keys, on_event=self._on_event)
-            return await self._course.run(fleet, self._rows(), count=self.check.rows)
+            yield build_fleet(self.settings, purpose, client, self._keys, on_event=self._on_event)
 
     def _rows(self) -> AsyncIterator[ManifestRow]:
         """Return the rows, with their answers where a plan has them."""

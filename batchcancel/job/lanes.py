@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
-from batchcancel.api import Client, ServiceClock, Signer
+from batchcancel.api import ServiceClock, Signer
 from batchcancel.gates import Gates
 from batchcancel.job.keys import Keys
 from batchcancel.job.opening import Opened
@@ -30,6 +30,21 @@ from batchcancel.settings import Mle, Options, Settings
 
 _CLOCK_DOUBT_S: Final = 2.0
 """How far a reading of the service's clock may be off: its ``Date`` header counts whole seconds."""
+
+
+class Sender(Protocol):
+    """What requests are sent through: ``api.Client``, or what stands before it."""
+
+    async def send(
+        self,
+        kind: RequestKind,
+        subject: Subject,
+        *,
+        signer: Signer,
+        before_repeat: Callable[[], Awaitable[None]],
+    ) -> Reply:
+        """Send one request; see ``Client.send``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +74,25 @@ def to_cancel(opened: Opened, options: Options, clock: ServiceClock, *, ledger_b
         clock: The service's clock, as the client reads it.
         ledger_began_at: When the ledger's first run began, by this machine's clock, as the ledger writes it.
     """
-    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
     return Purpose(
         merchants=opened.check.merchants,
         open_of=opened.check.open_of,
         sink=opened.ledger,
-        gates=_gates(options),
+        gates=gates_of(options),
         max_in_doubt=opened.max_in_doubt,
-        ledger_began_at=lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S,
+        ledger_began_at=by_service_clock(ledger_began_at, clock),
     )
+
+
+def by_service_clock(ledger_began_at: str, clock: ServiceClock) -> Callable[[], float]:
+    """Return what tells when a ledger's first run began, on the service's clock, surely not too late.
+
+    Args:
+        ledger_began_at: That time by the clock of the machine that wrote it, as the ledger writes it.
+        clock: The service's clock, as a client of this machine reads it.
+    """
+    began_at = datetime.fromisoformat(ledger_began_at).timestamp()
+    return lambda: began_at + clock.offset_s - _CLOCK_DOUBT_S
 
 
 def to_look(open_of: Mapping[str | None, int], onlooker: Onlooker, *, limit: int | None) -> Purpose:
@@ -84,7 +109,7 @@ def to_look(open_of: Mapping[str | None, int], onlooker: Onlooker, *, limit: int
 
 
 def build_fleet(
-    settings: Settings, purpose: Purpose, client: Client, keys: Keys, *, on_event: Callable[[Event], None]
+    settings: Settings, purpose: Purpose, client: Sender, keys: Keys, *, on_event: Callable[[Event], None]
 ) -> Fleet:
     """Put a fleet's parts together; nothing is sent. Needs a running event loop.
 
@@ -135,7 +160,7 @@ def build_fleet(
 
 def open_pace(
     settings: Settings,
-    client: Client,
+    client: Sender,
     signer: Signer,
     slots: asyncio.Semaphore,
     quota: Quota,
@@ -150,7 +175,8 @@ def open_pace(
     return Pace(send, slots=slots, quota=quota, max_outage_s=settings.options.max_outage, on_event=on_event)
 
 
-def _gates(options: Options) -> Gates:
+def gates_of(options: Options) -> Gates:
+    """Return what has to hold while invoices are canceled."""
     return Gates(
         limit=options.limit,
         canary=options.canary,

@@ -96,6 +96,8 @@ class History(Struct, frozen=True, kw_only=True):
 
     first_run: RunRecord | None
     """None if the ledger is empty."""
+    last_run_id: str | None
+    """Of the run that began last; None if the ledger is empty."""
     good_size: int
     """Bytes before the tail."""
     tail: Tail | None
@@ -188,6 +190,7 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
     """
     hasher = sha256()
     good = GoodRecords(fd, path)
+    last_run_id: str | None = None
     with ExitStack() as stack:
         reasons = stack.enter_context(closing(Buckets(path.parent)))
         for line, record in good:
@@ -195,10 +198,17 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
                 raise LedgerFaultError(f"The reading of {path} was given up.")
             if isinstance(record, ResultRecord):
                 _keep(record, reasons, path)
+            elif isinstance(record, RunRecord):
+                last_run_id = record.run_id
             hasher.update(line.data + b"\n")
         stack.pop_all()
     return History(
-        first_run=good.first_run, good_size=good.good_size, tail=good.tail, sha256=hasher, reasons=reasons
+        first_run=good.first_run,
+        last_run_id=last_run_id,
+        good_size=good.good_size,
+        tail=good.tail,
+        sha256=hasher,
+        reasons=reasons,
     )
 
 

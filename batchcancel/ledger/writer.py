@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -64,6 +65,11 @@ class Ledger:
         self._run_id = ""
         self._pending: list[tuple[bytes, Result | Skip]] = []
         self._room = asyncio.Semaphore(max_pending)
+        self._handed_over = 0
+        self._told = 0
+        """Of the lines that were handed over, those that are on disk and were told of."""
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        """Who waits for so many lines to be told of, in that order."""
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._committer: asyncio.Task[None] | None = None
@@ -169,10 +175,26 @@ class Ledger:
             self._room.release()  # wakes the next one that waits, to hear the same
         self._check_open()
         self._pending.append((line, record))
+        self._handed_over += 1
         if len(self._pending) >= self._group_lines:
             self._due.set()
         elif len(self._pending) == 1:
             self._timer = asyncio.get_running_loop().call_later(self._group_wait_s, self._due.set)
+
+    async def flush(self) -> None:
+        """Return once every row that was handed over before is durable, and ``on_commit`` was told.
+
+        Raises:
+            LedgerWriteError: The ledger failed, has ended or has not begun.
+
+        Cancellation changes nothing for the rows.
+        """
+        self._check_open()
+        if self._told == self._handed_over:
+            return
+        flushed = asyncio.get_running_loop().create_future()
+        self._flushes.append((self._handed_over, flushed))
+        await flushed
 
     async def end(self, *, state: RunState, counts: Mapping[str, int], why: str | None = None) -> None:
         """Write every row that waits, then the end record; returns once all of it is durable.
@@ -215,6 +237,7 @@ class Ledger:
             return
         self._closed = True
         self._pending.clear()
+        self._fail_flushes(LedgerWriteError(f"{self._file.path} was closed with rows that were not written."))
         try:
             await self._stop()
         finally:
@@ -274,11 +297,23 @@ class Ledger:
             self._room.release()
         results = tuple(record for _, record in group if isinstance(record, Result))
         await on_commit(GroupCommitted(results=results, size_bytes=len(data), sync_s=sync_s))
+        self._told += len(group)
+        while self._flushes and self._flushes[0][0] <= self._told:
+            _, flushed = self._flushes.popleft()
+            if not flushed.done():
+                flushed.set_result(None)
 
     def _fail(self, failure: LedgerWriteError) -> None:
         self._failure = failure
         self._pending.clear()
+        self._fail_flushes(failure)
         self._refuse(failure)
+
+    def _fail_flushes(self, failure: LedgerWriteError) -> None:
+        for _, flushed in self._flushes:
+            if not flushed.done():
+                flushed.set_exception(LedgerWriteError(*failure.args))
+        self._flushes.clear()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await _settled(asyncio.get_running_loop().run_in_executor(self._thread, call))

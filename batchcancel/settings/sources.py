@@ -18,6 +18,8 @@ from batchcancel.settings.secret_files import check_mode
 from batchcancel.settings.takes import allowed, choices
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
+_OF_THE_ENGINE: Final = "temporal_"
+"""How variables go on that say where the engine of many hosts is: commands that need it read them."""
 _A_SLIP: Final = 0.85
 """How like an option's name one has to be that can only be a slip of the pen: a letter or two."""
 
@@ -113,7 +115,8 @@ class Gathering:
         """Take over the variables ``BATCHCANCEL_...`` that are not empty."""
         for variable, value in environ.items():
             name = variable.removeprefix(ENV_PREFIX).lower()
-            if not variable.startswith(ENV_PREFIX) or not value or name in {"config", "profile"}:
+            is_of_others = name in {"config", "profile"} or name.startswith(_OF_THE_ENGINE)
+            if not variable.startswith(ENV_PREFIX) or not value or is_of_others:
                 continue
             if _is_service_link(name, value):
                 continue

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from batchcancel.errors import LedgerInUseError, LedgerMismatchError, LedgerWriteError
 from batchcancel.ledger import disk as disk_module
@@ -742,3 +743,57 @@ async def test_cancelled_open_lets_the_ledger_go(path: Path, monkeypatch: pytest
     async with await Ledger.open(path):
         assert path.exists()
     assert told == [True, False]
+
+
+# --- flush ----------------------------------------------------------------------------------------
+
+
+async def test_flush_returns_once_all_that_was_handed_over_is_told_of(
+    path: Path, listener: Listener, slow: SlowDisk
+) -> None:
+    """Who answers for rows towards somebody else may say so only then."""
+    async with await Ledger.open(path, group_wait_s=0, disk=Disk(sync=slow.sync)) as ledger:
+        await listener.begin(ledger)
+        await ledger.flush()  # nothing waits
+        slow.shut()
+        for row in (1, 2):
+            await ledger.append(result(row))
+        flushing = asyncio.create_task(ledger.flush())
+        await slow.until_syncing()
+        await ledger.append(result(3))
+        assert not flushing.done()
+        slow.open.set()
+        await flushing
+        assert listener.rows[:2] == [1, 2]
+
+
+async def test_flush_of_a_ledger_that_fails_or_closes_raises(path: Path, listener: Listener) -> None:
+    """Nobody waits in vain for rows that will never be written."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with await Ledger.open(path, group_wait_s=LONG_S) as ledger:
+        await listener.begin(ledger)
+        await ledger.append(result(1))
+        flushing = asyncio.create_task(ledger.flush())
+        await turns()
+    with pytest.raises(LedgerWriteError, match="closed"):
+        await flushing
+    async with await Ledger.open(path, group_wait_s=0) as ledger:
+        await listener.begin(ledger)
+        ledger._file._disk = Disk(sync=full)
+        await ledger.append(result(1))
+        with pytest.raises(LedgerWriteError):
+            await ledger.flush()
+        with pytest.raises(LedgerWriteError):
+            await ledger.flush()
+
+
+async def test_history_names_the_run_that_began_last(path: Path) -> None:
+    """Whoever comes after a kill can tell whose work is still under way."""
+    async with await Ledger.open(path) as ledger:
+        assert ledger.history.last_run_id is None
+    path.write_bytes(RUN_LINE + line(1) + encode_run(replace(RUN, run_id="r2")) + line(2))
+    async with await Ledger.open(path) as ledger:
+        assert ledger.history.last_run_id == "r2"

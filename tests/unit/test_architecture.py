@@ -62,16 +62,31 @@ TABLE: Final[Mapping[str, Part]] = {
     "tasks": part(f"{_PIPELINE} buckets job report", "msgspec"),
     "observe": part("errors model", "msgspec structlog rich prometheus_client aiohttp yarl"),
     "sandbox": part("", "aiohttp cryptography"),
-    "cli": part(f"{_PIPELINE} job report tasks observe sandbox", "click msgspec uvloop"),
+    "cluster": part(f"{_PIPELINE} job", "msgspec temporalio"),
+    "cli": part(f"{_PIPELINE} job report tasks observe sandbox cluster", "click msgspec uvloop"),
     ROOT: part("errors model job settings"),
     # ``python -m batchcancel``: another door to the command, with nothing of its own.
     "__main__": part("cli"),
 }
 COMES_WITH_AIOHTTP: Final = frozenset({"yarl", "multidict"})
 """What aiohttp's own interface is made of: it can't be installed without them."""
-OF_EXTRA: Final = {"report": ("report.charts", "report.page", "report.xlsx")}
+OF_EXTRA: Final = {
+    "report": ("report.charts", "report.page", "report.xlsx"),
+    "cluster": (
+        "cli.asking",
+        "cli.detached",
+        "cli.shift",
+        *(
+            f"cluster.{name}"
+            for name in ("connection", "converter", "running", "submission", "worker", "workflow")
+        ),
+    ),
+}
 """By extra, which has the name of its part: the modules and packages that need its libraries."""
-COMES_WITH_EXTRA: Final = {"report": frozenset({"markupsafe"})}
+COMES_WITH_EXTRA: Final[Mapping[str, frozenset[str]]] = {
+    "report": frozenset({"markupsafe"}),
+    "cluster": frozenset(),
+}
 """What an extra's libraries can't be installed without."""
 STANDARD: Final = sys.stdlib_module_names | {"_typeshed"}
 """The standard library, and the names that type checkers have for it."""
@@ -207,10 +222,17 @@ def test_an_extra_s_libraries_are_loaded_by_those_who_ask_for_them(extra: str) -
     inside = {module for module in modules() if _is_within(module, OF_EXTRA[extra])}
     assert {arrow.module for arrow in all_arrows() if arrow.target.split(".")[0] in libraries} <= inside
     for module, source in modules().items():
-        body = ast.Module([one for one in ast.parse(source).body if not isinstance(one, ast.FunctionDef)], [])
+        body = ast.Module([one for one in ast.parse(source).body if not _is_for_later(one)], [])
         at_once = {arrow.end for arrow in arrows_of(module, ast.unparse(body)) if arrow.end}
         needed = {end for end in at_once if _is_within(end, OF_EXTRA[extra])}
         assert module in inside or not needed, module
+
+
+def _is_for_later(statement: ast.stmt) -> bool:
+    """Tell whether an import in there is none at once: in a function, or for type checkers only."""
+    if isinstance(statement, ast.If):
+        return ast.unparse(statement.test) == "TYPE_CHECKING"
+    return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def _is_within(name: str, packages: Iterable[str]) -> bool:
@@ -233,7 +255,8 @@ def test_every_dependency_is_needed() -> None:
     assert (
         runtime_dependencies() - {library for row in TABLE.values() for library in row.third_party} == set()
     )
-    assert extra_dependencies("report") <= TABLE["report"].third_party
+    for extra in OF_EXTRA:
+        assert extra_dependencies(extra) <= TABLE[extra].third_party
 
 
 @pytest.mark.parametrize(
@@ -424,6 +447,9 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
         (("reconcile", "--help"), 0.6),
         (("report", "--help"), 0.6),
         (("doctor", "--help"), 0.6),
+        (("submit", "--help"), 0.6),
+        (("worker", "--help"), 0.6),
+        (("status", "--help"), 0.6),
         (("completion", "--help"), 0.6),
     ],
     ids=[
@@ -438,6 +464,9 @@ def run_python(code: str, *arguments: str) -> tuple[str, float]:
         "reconcile",
         "report",
         "doctor",
+        "submit",
+        "worker",
+        "status",
         "completion",
     ],
 )
@@ -460,6 +489,9 @@ def test_help_answers_within_its_budget(arguments: tuple[str, ...], most_s: floa
         ("reconcile", "--help"),
         ("report", "--help"),
         ("doctor", "--help"),
+        ("submit", "--help"),
+        ("worker", "--help"),
+        ("status", "--help"),
         ("completion", "--help"),
         ("completion", "bash"),
         ("--version",),
@@ -471,8 +503,19 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     loaded = {name.partition(".")[0] for name in json.loads(run_python(LOADED, *arguments)[0])}
     assert "batchcancel" in loaded
     of_a_run = {"aiohttp", "structlog", "rich", "tenacity", "aiofiles", "asyncio", "cryptography", "uvloop"}
-    of_a_run |= {"prometheus_client"}
+    of_a_run |= {"prometheus_client", "temporalio", "google"}
     assert loaded & (of_a_run | {"jinja2", "pygal", "xlsxwriter"}) == set()
+
+
+def test_a_run_on_one_machine_loads_nothing_of_many_hosts(tmp_path: Path) -> None:
+    """Whoever needs no server installs nothing for it."""
+    manifest = tmp_path / "ids.csv"
+    manifest.write_text("invoice_id\n2675\n", encoding="utf-8")
+    flags = ("--env", "sandbox", "--ledger", str(tmp_path / "ledger.jsonl"), "--progress", "none")
+    said = run_python(LOADED, "run", str(manifest), *flags)[0]
+    loaded = json.loads(said[said.index("[") :])
+    assert "batchcancel.job.job" in loaded
+    assert [name for name in loaded if name.startswith(("temporalio", "batchcancel.cluster"))] == []
 
 
 # --- the other door -------------------------------------------------------------------------------

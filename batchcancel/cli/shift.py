@@ -1,0 +1,50 @@
+"""One worker on the command line: what it says, and how signals end it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+
+from batchcancel.cli import exit_codes, say
+from batchcancel.cli.log import open_log_of
+from batchcancel.cli.signals import signals_cancel, signals_stop
+from batchcancel.cluster.connection import EngineOptions, connect, shard_queue_of
+from batchcancel.cluster.worker import ShardWorker
+from batchcancel.settings import Settings
+
+
+async def work(settings: Settings, options: EngineOptions, slots: int, before_run: list[int]) -> int:
+    """Work on shards until a signal comes; return the exit code.
+
+    Args:
+        settings: Where to call and as whom.
+        options: Where Temporal is.
+        slots: Shards at a time, at most.
+        before_run: Takes the signals that come before there is anything to stop.
+
+    Raises:
+        UsageError: The keys or Temporal can't be used.
+    """
+    with signals_cancel(before_run), closing(open_log_of(settings)) as log:
+        shards = ShardWorker(settings, on_event=log)
+        engine = await connect(options)
+        queue = shard_queue_of(shards.account, options)
+        leave = _Leave(shards)
+        with signals_stop(leave, cancels=True) as stops:
+            say(f"batchcancel worker: up to {slots} shards of {queue}, from Temporal at {options.address}")
+            await shards.run(engine, queue, slots=slots, leaving=leave.asked)
+    return exit_codes.of_signal(stops.received[0])
+
+
+class _Leave:
+    """What a signal does to a worker."""
+
+    def __init__(self, shards: ShardWorker) -> None:
+        self._shards = shards
+        self.asked = asyncio.Event()
+
+    def stop(self, why: str) -> None:
+        """Let the worker go; a second time, without waiting for what is in flight."""
+        if self.asked.is_set():
+            self._shards.abort(why)
+        self.asked.set()

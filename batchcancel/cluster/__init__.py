@@ -1,0 +1,22 @@
+"""The same pipeline on many hosts, on Temporal (design section 9).
+
+A *coordinator* (``batchcancel submit``) holds the ledger and hands out shards; *workers* (``batchcancel
+worker``) bring the invoices of a shard to their ends with the pipeline of a run; a *workflow*, one an API
+quota, moves shards and answers between them, and outlives all of them.
+
+=================  ====================================================================  ==============
+module             purpose                                                               engine
+=================  ====================================================================  ==============
+``messages``       what travels, and nothing else: no secret, no kept column
+``packing``        rows and answers of a shard as few bytes
+``shares``         what part of the quota each shard gets
+``lease``          until when a worker may send without a word from Temporal
+``shard``          one shard on a worker: fleet, lease, answers
+``coordinator``    manifest to shards, answers to ledger; stands where a fleet would
+``workflow``       ``AccountRun``: pure, imported again in Temporal's sandbox            workflow code
+``connection``     how Temporal is reached, and what to mend if it is not                client
+``worker``         the process that works on shards                                      worker
+``submission``     the process that holds the job                                        client, worker
+``control``        what other processes ask of a job: status, pause, rate, cancel        client
+=================  ====================================================================  ==============
+"""

@@ -1,0 +1,145 @@
+"""How Temporal is reached, and what to mend if it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.runtime import Runtime, TelemetryConfig
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
+
+from batchcancel.cluster.converter import DATA_CONVERTER
+from batchcancel.cluster.messages import Account
+from batchcancel.errors import EngineError, SettingsError
+from batchcancel.settings import Settings
+from batchcancel.settings.secret_files import Secret
+
+JOB_PREFIX: Final = "batchcancel/"
+"""How the names of all our workflows begin."""
+_CONNECT_S: Final = 10.0
+_REFUSED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True):
+    """Where Temporal is and how it lets us in."""
+
+    address: str = "localhost:7233"
+    namespace: str = "default"
+    task_queue: str | None = None
+    """The workers' queue; None for the one that goes by the account."""
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    api_key: Secret | None = None
+
+
+async def connect(options: EngineOptions) -> Client:
+    """Connect, and make sure that the namespace is there.
+
+    Raises:
+        EngineError: The server can't be reached, refuses us, or has no such namespace.
+        SettingsError: A file of certificates or keys can't be read.
+    """
+    tls = _tls(options)
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            client = await Client.connect(
+                options.address,
+                namespace=options.namespace,
+                data_converter=DATA_CONVERTER,
+                tls=tls,
+                runtime=_runtime(),
+                api_key=None if options.api_key is None else options.api_key.reveal().decode(),
+            )
+            await client.workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=options.namespace)
+            )
+    except RPCError as exc:
+        raise _explained(exc, options) from None
+    except (RuntimeError, TimeoutError, ValueError):  # the SDK's words may quote what it was given
+        raise unreachable(options) from None
+    return client
+
+
+def account_of(settings: Settings, *, merchant_id: str) -> Account:
+    """Return whose quota a job uses.
+
+    Raises:
+        SettingsError: The simulator inside a process can't be called by others.
+    """
+    if settings.base_url is None:
+        raise SettingsError(
+            "Many hosts need one service: name the simulator's address with --base-url, as "
+            "'batchcancel sandbox' prints it. The simulator inside a process is that process's alone."
+        )
+    return Account(
+        env=settings.environment.value, host=urlsplit(settings.base_url).netloc, merchant_id=merchant_id
+    )
+
+
+def shard_queue_of(account: Account, options: EngineOptions) -> str:
+    """Return the queue of the workers that can work for an account."""
+    return options.task_queue or f"batchcancel-shards/{account}"
+
+
+def workflow_id_of(account: Account) -> str:
+    """Return the name under which there is one job at a time."""
+    return f"{JOB_PREFIX}{account}"
+
+
+@cache
+def _runtime() -> Runtime:
+    """Return a runtime of the SDK that writes nothing: by itself it logs to standard output."""
+    logging.getLogger("temporalio").setLevel(logging.ERROR)  # warnings tell of failures that we tell of
+    return Runtime(telemetry=TelemetryConfig(logging=None))
+
+
+def _tls(options: EngineOptions) -> bool | TLSConfig:
+    if (options.tls_cert is None) is not (options.tls_key is None):
+        raise SettingsError("--tls-cert and --tls-key go together.")
+    if options.tls_ca is None and options.tls_cert is None:
+        return options.tls or options.api_key is not None
+    return TLSConfig(
+        server_root_ca_cert=_read(options.tls_ca),
+        client_cert=_read(options.tls_cert),
+        client_private_key=_read(options.tls_key),
+    )
+
+
+def _read(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise SettingsError(f"{path} can't be read: {exc.strerror}.") from None
+
+
+def unreachable(options: EngineOptions) -> EngineError:
+    """Return the error that says so."""
+    return EngineError(
+        f"Temporal can't be reached at {options.address}. Look whether the server runs there, and at "
+        "--address and --tls. Nothing was sent."
+    )
+
+
+def _explained(exc: RPCError, options: EngineOptions) -> EngineError:
+    if exc.status is RPCStatusCode.NOT_FOUND:
+        return EngineError(
+            f"Temporal at {options.address} has no namespace {options.namespace!r}. Name another one with "
+            "--namespace, or have it made: temporal operator namespace create."
+        )
+    if exc.status in _REFUSED:
+        return EngineError(
+            f"Temporal at {options.address} refuses this client for the namespace {options.namespace!r}. "
+            "Look at the API key (BATCHCANCEL_TEMPORAL_API_KEY) or at --tls-cert."
+        )
+    return unreachable(options)

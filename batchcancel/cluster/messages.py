@@ -1,0 +1,167 @@
+"""What travels through Temporal. Pure, and nothing in it is secret or a customer's.
+
+Everything stays readable for an older or newer version: fields are only ever added, with a default, and
+unknown ones are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """Whose invoices, and where: what has an API quota of its own."""
+
+    env: str
+    host: str
+    """With its port, if it is not the usual one."""
+    merchant_id: str
+    """The merchant, or the portfolio that signs for several."""
+
+    def __str__(self) -> str:
+        return f"{self.env}/{self.host}/{self.merchant_id}"
+
+
+class Conditions(Struct, frozen=True, kw_only=True):
+    """How the invoices of a job are asked about, whichever worker does it; units as in the options."""
+
+    timeout: float
+    max_attempts: int
+    max_outage: float
+    max_errors: int | None
+    max_error_rate: float
+    max_mismatch: float | None
+    ledger_began_at: str
+    """When the ledger's first run began, as the ledger writes it."""
+
+
+PROTOCOL: Final = 1
+"""Rises when a field of a shard changes what it means, so that an older worker would do something else."""
+
+
+class Shard(Struct, frozen=True, kw_only=True):
+    """So many invoices to bring to their ends, and with what share of the quota."""
+
+    protocol: int = PROTOCOL
+
+    number: int
+    """From 0 in each job; invoices that a shard left are handed out again in one with a new number."""
+    account: Account
+    conditions: Conditions
+    rows: bytes
+    """See ``packing``."""
+    count: int
+    """How many invoices."""
+    rate: float | None
+    """Its share of the requests a second; None for no limit."""
+    concurrency: int
+    """Its share of the requests in flight."""
+    is_canary: bool = False
+    """Whether each of its invoices has to be looked up after its cancelation, and all have to be right."""
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """Why a shard was stopped that nobody asked to stop."""
+
+    kind: str
+    """Name of the error's class."""
+    why: str
+
+
+class ShardReport(Struct, frozen=True, kw_only=True):
+    """What a worker has to say at the end of a shard, or of its part in it."""
+
+    answers: bytes = b""
+    """See ``packing``. What has no answer is to be asked about again."""
+    stop: Stop | None = None
+    refused_at: float | None = None
+    """The requests a second that were left of the shard's share after the service had refused some for their
+    number; None if it refused none."""
+    worker: str = ""
+    """Who did it."""
+
+
+class Score(Struct, frozen=True, kw_only=True):
+    """How far a job is; what is counted is on disk."""
+
+    to_settle: int
+    """Invoices that the job gives a result."""
+    outcomes: dict[str, int] = {}
+    """Results by outcome."""
+    duration_s: float = 0.0
+    """Since the job began in this coordinator."""
+
+    @property
+    def done(self) -> int:
+        """Results so far."""
+        return sum(self.outcomes.values())
+
+
+class ShardRequest(Struct, frozen=True, kw_only=True):
+    """The workflow wants shards."""
+
+    offset: int
+    """The number of the first one. Asked again with the same, the coordinator gives the same."""
+    rate: float | None = None
+    """Requests a second that somebody set meanwhile, for all shards together; None for what the job began
+    with."""
+
+
+class Issue(Struct, frozen=True, kw_only=True):
+    """The next shards."""
+
+    shards: tuple[Shard, ...]
+    is_end: bool
+    """Whether there will be no more, unless one that is out leaves something."""
+    window: int
+    """How many may be worked on at the same time. As many again lie ready, if there are so many."""
+    score: Score
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """The answers of a shard are durable."""
+
+    is_over: bool
+    """Whether the coordinator wants to end: no shard is to go on."""
+    leaves_rest: bool
+    """Whether invoices of the shard are to be handed out again."""
+    score: Score
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """What a workflow begins with, and what it leaves to its own continuation."""
+
+    shard_queue: str
+    offset: int = 0
+    is_paused: bool = False
+    rate: float | None = None
+    score: Score
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What a job answers to whoever asks how it is."""
+
+    state: str
+    """``running``, ``paused`` or ``ending``."""
+    score: Score
+    shards_out: int
+    """At work, ready to be worked on, or with their answers on the way back."""
+    window: int
+    rate: float | None
+    """Requests a second that somebody set; None for what the job began with."""
+
+
+class Memo(Struct, frozen=True, kw_only=True):
+    """What a running job shows to everyone."""
+
+    run_id: str
+    """Of the run in the ledger."""
+    ledger: str
+    host: str
+    """The coordinator's."""
+    operator: str
+    manifest: tuple[str, ...]
+    """SHA-256 of each file, by which the same manifests are known again."""
+    started_at: str

@@ -1,0 +1,152 @@
+"""A job that runs: found by its account, and what other processes may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from temporalio.client import Client as Engine
+from temporalio.client import (
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from batchcancel.cluster.connection import (
+    JOB_PREFIX,
+    EngineOptions,
+    connect,
+    unreachable,
+    workflow_id_of,
+)
+from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
+from batchcancel.cluster.messages import Account, Memo, Progress
+from batchcancel.cluster.workflow import AccountRun
+from batchcancel.errors import EngineError
+
+MEMO: Final = "job"
+_ANSWER: Final = timedelta(seconds=5)
+"""How long a job may take to say how it is."""
+_ALL: Final = "WorkflowType = 'AccountRun' AND ExecutionStatus = 'Running'"
+
+
+@asynccontextmanager
+async def asking(options: EngineOptions) -> AsyncIterator[Engine]:
+    """Connect to Temporal for the length of the block.
+
+    Raises:
+        EngineError: It can't be reached, before or inside the block.
+    """
+    engine = await connect(options)
+    try:
+        yield engine
+    except RPCError:
+        raise unreachable(options) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """A job whose workflow has not ended."""
+
+    handle: WorkflowHandle[Any, Any]
+    memo: Memo
+    queue: str
+    """Its coordinator's."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: environment, host and merchant."""
+        return self.handle.id.removeprefix(JOB_PREFIX)
+
+    async def progress(self) -> Progress:
+        """Ask it how far it is.
+
+        Raises:
+            EngineError: Its coordinator does not answer.
+        """
+        try:
+            return await self.handle.query(AccountRun.progress, rpc_timeout=_ANSWER)
+        except (RPCError, WorkflowQueryFailedError):
+            raise EngineError(
+                f"The job {self.name} is there, but its coordinator on {self.memo.host} does not answer. If "
+                "it is gone, run the same 'batchcancel submit' there again: it goes on where it was."
+            ) from None
+
+
+async def find_job(engine: Engine, account: Account) -> RunningJob | None:
+    """Return the job that uses an account's quota; None if none does.
+
+    Raises:
+        RPCError: Temporal can't be asked.
+    """
+    handle = engine.get_workflow_handle(workflow_id_of(account))
+    try:
+        found = await handle.describe()
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    return await _running(found, handle)
+
+
+async def seconds_of_leases(engine: Engine, account: Account) -> float:
+    """Return how long workers of a job that was cut short may still be at work: they may not know it yet.
+
+    Raises:
+        RPCError: Temporal can't be asked.
+    """
+    try:
+        found = await engine.get_workflow_handle(workflow_id_of(account)).describe()
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            return 0.0
+        raise
+    if found.close_time is None or found.status is WorkflowExecutionStatus.COMPLETED:
+        return 0.0
+    ago_s = (datetime.now(UTC) - found.close_time).total_seconds()
+    return min(max(HEARTBEAT_TIMEOUT_S - ago_s, 0.0), HEARTBEAT_TIMEOUT_S)
+
+
+async def find_jobs(engine: Engine) -> list[RunningJob]:
+    """Return every job that runs in the namespace, by name.
+
+    Raises:
+        RPCError: Temporal can't be asked.
+    """
+    jobs = []
+    async for listed in engine.list_workflows(_ALL):
+        handle = engine.get_workflow_handle(listed.id)
+        if (job := await _running(await handle.describe(), handle)) is not None:
+            jobs.append(job)
+    return sorted(jobs, key=lambda job: job.name)
+
+
+async def the_job(engine: Engine, name: str | None) -> RunningJob:
+    """Return the job of a name, or the only one.
+
+    Raises:
+        EngineError: There is none, or there are several and none was named.
+        RPCError: Temporal can't be asked.
+    """
+    jobs = await find_jobs(engine)
+    found = [job for job in jobs if name is None or job.name == name.removeprefix(JOB_PREFIX)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(job.name for job in jobs) or "none"
+    if not found:
+        raise EngineError(f"No such job is running; running now: {names}.")
+    raise EngineError(f"Several jobs are running: {names}. Name the one that is meant.")
+
+
+async def _running(
+    found: WorkflowExecutionDescription, handle: WorkflowHandle[Any, Any]
+) -> RunningJob | None:
+    if found.status is not WorkflowExecutionStatus.RUNNING:
+        return None
+    memo = await found.memo_value(MEMO, type_hint=Memo)
+    return RunningJob(handle=handle, memo=memo, queue=found.task_queue)

@@ -1,0 +1,200 @@
+"""One shard on a worker: the fleet of a run over its invoices, for as long as the lease holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final
+
+from msgspec.structs import replace
+
+from batchcancel.api import ServiceClock, Signer
+from batchcancel.cluster.lease import Lease
+from batchcancel.cluster.messages import Shard, ShardReport, Stop
+from batchcancel.cluster.packing import FULL_BYTES, Answer, Packer, unpack_asks
+from batchcancel.errors import NotSentError, SafetyStopError
+from batchcancel.gates import Gates
+from batchcancel.job.keys import Keys
+from batchcancel.job.lanes import Purpose, Sender, build_fleet, by_service_clock
+from batchcancel.model import (
+    Event,
+    ManifestRow,
+    RateChanged,
+    Reply,
+    RequestKind,
+    Result,
+    Skip,
+    Subject,
+)
+from batchcancel.pipeline import Fleet
+from batchcancel.settings import Mle, Settings
+
+_MAX_IN_DOUBT: Final = 32
+"""Invoices that may wait while the service may have acted on them: a killed worker's shard repeats those."""
+
+
+class ShardRun:
+    """Bring the invoices of one shard to their ends."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        settings: Settings,
+        keys: Keys,
+        client: Sender,
+        clock: ServiceClock,
+        lease: Lease,
+        worker: str,
+        on_event: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        """Prepare; nothing is sent. Needs a running event loop.
+
+        Args:
+            shard: What to do.
+            settings: The worker's own: where it calls and as whom. How is the shard's affair.
+            keys: The worker's own.
+            client: What everything is sent through; opened by the caller.
+            clock: The service's clock, as the client reads it.
+            lease: Nothing leaves without it.
+            worker: Who this is, for people.
+            on_event: Told of everything; must not block.
+        """
+        self._shard = shard
+        self._lease = lease
+        self._worker = worker
+        self._on_event = on_event
+        self._answers = _Answers(on_full=self.stop)
+        self._was_refused = False
+        self._settings = _settings_for(shard, settings)
+        self._fleet = self._build_fleet(keys, client, clock)
+
+    @property
+    def answered(self) -> int:
+        """Invoices that have their answer."""
+        return self._answers.count
+
+    def answers(self) -> bytes:
+        """Return the answers so far, packed."""
+        return self._answers.packed()
+
+    def stop(self, why: str) -> None:
+        """Let no new cancelation leave and drain what is in flight; ``run`` then returns what there is."""
+        self._fleet.stop(why)
+
+    def abort(self, why: str) -> None:
+        """Let nothing more leave at all, and wait for nothing."""
+        self._fleet.abort(why)
+
+    async def run(self) -> ShardReport:
+        """Bring every invoice to its end, or to where a stop leaves it.
+
+        A safety stop is part of the report. If cancelled, the fleet aborts and the cancellation is raised
+        again.
+
+        Raises:
+            Exception: A defect.
+        """
+        await asyncio.sleep(self._interval_s)
+        stop: Stop | None = None
+        try:
+            await self._fleet.run(_each(ask.row for ask in unpack_asks(self._shard.rows)))
+        except SafetyStopError as exc:
+            stop = Stop(kind=type(exc).__name__, why=str(exc))
+        return ShardReport(
+            answers=self.answers(),
+            stop=stop,
+            refused_at=self._left_rate() if self._was_refused else None,
+            worker=self._worker,
+        )
+
+    @property
+    def _interval_s(self) -> float:
+        """How long to wait for the first request: the shard before, with this share, may have sent one."""
+        return 1 / self._shard.rate if self._shard.rate else 0.0
+
+    def _left_rate(self) -> float | None:
+        return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate).allowed_rate
+
+    def _note(self, event: Event) -> None:
+        self._was_refused |= isinstance(event, RateChanged)
+        self._on_event(event)
+
+    def _build_fleet(self, keys: Keys, client: Sender, clock: ServiceClock) -> Fleet:
+        shard, conditions = self._shard, self._shard.conditions
+        purpose = Purpose(
+            merchants=[None],
+            open_of={None: shard.count},
+            sink=self._answers,
+            gates=Gates(
+                canary=shard.count if shard.is_canary else 0,
+                max_errors=conditions.max_errors,
+                max_error_rate=conditions.max_error_rate,
+                max_mismatch=conditions.max_mismatch,
+                is_encrypted=self._settings.options.mle is not Mle.OFF,
+            ),
+            max_in_doubt=_MAX_IN_DOUBT,
+            ledger_began_at=by_service_clock(conditions.ledger_began_at, clock),
+        )
+        leased = _LeasedSender(client, self._lease)
+        return build_fleet(self._settings, purpose, leased, keys, on_event=self._note)
+
+
+class _Answers:
+    """Where the pipeline's rows go: to the coordinator, a packet at a time."""
+
+    def __init__(self, *, on_full: Callable[[str], None]) -> None:
+        self._packer = Packer()
+        self._on_full = on_full
+        self._bytes = 0
+
+    @property
+    def count(self) -> int:
+        return self._packer.count
+
+    async def append(self, record: Result | Skip) -> None:
+        assert isinstance(record, Result)  # noqa: S101 - a shard holds only what is to be asked about
+        self._bytes += self._packer.add(Answer.of(record))
+        if self._bytes > FULL_BYTES:
+            self._on_full("so many answers are enough for one message")
+
+    def packed(self) -> bytes:
+        return self._packer.packed()
+
+
+class _LeasedSender:
+    """Stand before the client, and let nothing out once the lease is over."""
+
+    def __init__(self, client: Sender, lease: Lease) -> None:
+        self._client = client
+        self._lease = lease
+
+    async def send(
+        self,
+        kind: RequestKind,
+        subject: Subject,
+        *,
+        signer: Signer,
+        before_repeat: Callable[[], Awaitable[None]],
+    ) -> Reply:
+        if not self._lease.holds:
+            raise NotSentError("LeaseOver")
+        return await self._client.send(kind, subject, signer=signer, before_repeat=before_repeat)
+
+
+def _settings_for(shard: Shard, settings: Settings) -> Settings:
+    """Return the worker's settings with what the shard says of how to ask."""
+    conditions = shard.conditions
+    options = replace(
+        settings.options,
+        concurrency=shard.concurrency,
+        timeout=conditions.timeout,
+        max_attempts=conditions.max_attempts,
+        max_outage=conditions.max_outage,
+    )
+    return replace(settings, options=options, rate=shard.rate)
+
+
+async def _each(rows: Iterable[ManifestRow]) -> AsyncIterator[ManifestRow]:
+    for row in rows:
+        yield row

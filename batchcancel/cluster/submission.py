@@ -1,0 +1,288 @@
+"""The process that holds a job: it has the ledger, and its own queue on which nobody else listens."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+from temporalio import activity
+from temporalio.client import Client as Engine
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from batchcancel.cluster.connection import (
+    EngineOptions,
+    account_of,
+    shard_queue_of,
+    unreachable,
+    workflow_id_of,
+)
+from batchcancel.cluster.coordinator import Coordinator
+from batchcancel.cluster.messages import Account, Issue, Memo, Receipt, ShardReport, ShardRequest, Task
+from batchcancel.cluster.packing import unpack_asks
+from batchcancel.cluster.running import MEMO, RunningJob, find_job, seconds_of_leases
+from batchcancel.cluster.workflow import AccountRun
+from batchcancel.errors import ClusterError, EngineError
+from batchcancel.job import Job
+from batchcancel.job.workforce import Work, Workforce
+
+_AGAIN_S: Final = 1.0
+"""How long to wait before Temporal is asked again after it could not be reached."""
+
+
+_TAKE_OVER_S: Final = 60.0
+"""How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
+
+
+class Submission:
+    """Hand a job over to workers, and hold it until its end."""
+
+    def __init__(self, engine: Engine, options: EngineOptions, *, window: int, shard_rows: int) -> None:
+        """Prepare.
+
+        Args:
+            engine: A connection to Temporal.
+            options: Where workers listen, if that does not go by the account.
+            window: Shards that may be out at the same time, at most.
+            shard_rows: Invoices of one shard, at most.
+        """
+        self._engine = engine
+        self._options = options
+        self._window = window
+        self._shard_rows = shard_rows
+        self._work: Work
+        self._account: Account
+
+    async def ensure_free(self, job: Job) -> None:
+        """Make sure, before a job begins, that no other one has the quota; its own earlier one is no other.
+
+        Raises:
+            EngineError: One has, or Temporal can't be asked.
+            SettingsError: The job is for the simulator in this process, which no worker can call.
+        """
+        account = account_of(job.settings, merchant_id=job.merchant_id)
+        try:
+            running = await find_job(self._engine, account)
+        except RPCError:
+            raise unreachable(self._options) from None
+        if running is not None and running.memo.run_id != job.last_run_id:
+            raise EngineError(_in_use(running))
+
+    @asynccontextmanager
+    async def open_workforce(self, work: Work) -> AsyncIterator[Workforce]:
+        """Get workers ready for a job: an ``OpenWorkforce``."""
+        self._work = work
+        self._account = account_of(work.settings, merchant_id=work.record.merchant_id)
+        yield Coordinator(
+            work,
+            account=self._account,
+            window=self._window,
+            shard_rows=self._shard_rows,
+            drive=self._drive,
+        )
+
+    # --- driving ----------------------------------------------------------------------------------
+
+    async def _drive(self, coordinator: Coordinator) -> None:
+        """Have shards worked on to the end of the job.
+
+        Raises:
+            SafetyStopError: Another job has the quota, or Temporal has ended this one.
+        """
+        await self._take_over(coordinator)
+        queue = f"batchcancel-job/{secrets.token_hex(8)}"
+        async with self._worker(queue, coordinator.next_shards, coordinator.commit_part):
+            handle = await self._persistently(coordinator, lambda: self._start(queue, coordinator))
+            if handle is not None:
+                await self._watch(handle, coordinator)
+
+    async def _start(self, queue: str, coordinator: Coordinator) -> WorkflowHandle[Any, Any]:
+        record = self._work.record
+        memo = Memo(
+            run_id=record.run_id,
+            ledger=str(self._work.settings.ledger.absolute()),
+            host=platform.node(),
+            operator=record.operator,
+            manifest=tuple(file.sha256 for file in record.manifest),
+            started_at=record.started_at,
+        )
+        try:
+            return await self._engine.start_workflow(
+                AccountRun.run,
+                Task(
+                    shard_queue=shard_queue_of(self._account, self._options),
+                    is_paused=coordinator.is_paused,
+                    score=coordinator.score(),
+                ),
+                id=workflow_id_of(self._account),
+                task_queue=queue,
+                memo={MEMO: memo},
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                task_timeout=timedelta(seconds=10),
+            )
+        except WorkflowAlreadyStartedError:
+            running = await find_job(self._engine, self._account)
+            if running is not None and running.memo.run_id == record.run_id:  # the answer was lost
+                return running.handle
+            raise ClusterError(_in_use(running)) from None
+
+    async def _watch(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        """Return once the workflow has ended, or nobody waits for it any more."""
+        ending = asyncio.create_task(self._end_when_stopping(handle, coordinator))
+        result = asyncio.create_task(self._result(handle, coordinator))
+        passing_on = asyncio.create_task(self._pass_on(handle, coordinator))
+        aborting = asyncio.create_task(coordinator.aborting.wait())
+        try:
+            await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                await _terminate(handle, "nobody waits for it any more")
+        except asyncio.CancelledError:
+            await _terminate(handle, "its coordinator was cancelled")
+            raise
+        finally:
+            tasks = {ending, result, passing_on, aborting}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not result.cancelled():
+            result.result()
+
+    async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        try:
+            if await self._persistently(coordinator, handle.result):
+                coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
+        except WorkflowFailureError:
+            coordinator.fail(
+                ClusterError(
+                    "The job was ended in Temporal, by somebody or by a limit of the server. What its "
+                    "workers had not handed in stays open: run the same command again."
+                )
+            )
+
+    async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        await coordinator.stopping.wait()
+        await self._persistently(coordinator, lambda: handle.signal(AccountRun.end))
+
+    async def _pass_on(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        while True:
+            wish = await coordinator.wishes.get()
+            await self._persistently(coordinator, partial(handle.signal, wish.value))
+
+    async def _persistently(self, coordinator: Coordinator, call: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Call Temporal until it answers; None once nobody waits for that any more."""
+        while not coordinator.aborting.is_set():
+            try:
+                return await call()
+            except RPCError as exc:
+                if exc.status is RPCStatusCode.NOT_FOUND:
+                    return None
+                await _sleep_until(coordinator.aborting, _AGAIN_S)
+        return None
+
+    @asynccontextmanager
+    async def _worker(
+        self,
+        queue: str,
+        next_shards: Callable[[ShardRequest], Any],
+        commit_part: Callable[[int, ShardReport], Any],
+    ) -> AsyncIterator[None]:
+        """Listen on a coordinator's queue for the length of the block."""
+
+        @activity.defn(name="next_shards")
+        async def give(request: ShardRequest) -> Issue:
+            issue: Issue = await next_shards(request)
+            return issue
+
+        @activity.defn(name="commit_part")
+        async def take(number: int, report: ShardReport) -> Receipt:
+            receipt: Receipt = await commit_part(number, report)
+            return receipt
+
+        worker = Worker(self._engine, task_queue=queue, workflows=[AccountRun], activities=[give, take])
+        async with worker:
+            yield
+
+    # --- an earlier coordinator's shards ----------------------------------------------------------
+
+    async def _take_over(self, coordinator: Coordinator) -> None:
+        """Take what the shards of an earlier coordinator of this ledger have, and end its workflow.
+
+        Where that can't be had, as with other manifests than then, it is asked about again; where the service
+        has acted, a look-up says so.
+        """
+        running = await self._persistently(coordinator, lambda: find_job(self._engine, self._account))
+        if running is None:
+            await self._outwait_leases(coordinator)
+            return
+        if running.memo.run_id != self._work.opened.ledger.history.last_run_id:
+            raise ClusterError(_in_use(running))
+        manifest = tuple(file.sha256 for file in self._work.record.manifest)
+        if running.memo.manifest == manifest and await self._take_in(running, coordinator):
+            return
+        await self._persistently(
+            coordinator, lambda: running.handle.terminate("another coordinator has come in its place")
+        )
+        await self._outwait_leases(coordinator)
+
+    async def _outwait_leases(self, coordinator: Coordinator) -> None:
+        """Return once no worker is at work any more for a job that was cut short."""
+        left_s = await self._persistently(coordinator, lambda: seconds_of_leases(self._engine, self._account))
+        await _sleep_until(coordinator.aborting, left_s or 0.0)
+
+    async def _take_in(self, running: RunningJob, coordinator: Coordinator) -> bool:
+        """Stand in for an earlier coordinator until its shards have handed in what they have.
+
+        Returns:
+            Whether they have; not if its workflow can't be gone on with.
+        """
+        is_ready = asyncio.Event()
+
+        async def give_none(_request: ShardRequest) -> Issue:
+            return Issue(shards=(), is_end=True, window=1, score=coordinator.score())
+
+        async def take(_number: int, report: ShardReport) -> Receipt:
+            await is_ready.wait()
+            return await coordinator.commit_adopted(report)
+
+        async with self._worker(running.queue, give_none, take):
+            try:
+                async with asyncio.timeout(_TAKE_OVER_S):
+                    packed = await self._persistently(
+                        coordinator, lambda: running.handle.query(AccountRun.shards_out)
+                    )
+                    await coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
+                    is_ready.set()
+                    await self._persistently(coordinator, lambda: running.handle.signal(AccountRun.end))
+                    await self._persistently(coordinator, running.handle.result)
+            except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):
+                return False
+        return True
+
+
+async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:
+    with suppress(RPCError, TimeoutError):
+        async with asyncio.timeout(_AGAIN_S):
+            await handle.terminate(why)
+
+
+async def _sleep_until(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _in_use(running: RunningJob | None) -> str:
+    whose = ""
+    if running is not None:
+        memo = running.memo
+        whose = f" ({memo.ledger} on {memo.host}, of {memo.operator}, since {memo.started_at})"
+    return f"Another job{whose} uses this quota. One at a time may: 'batchcancel status' tells how far it is."

@@ -1,0 +1,477 @@
+"""The coordinator in a real job with its ledger; who drives it stands in for engine and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchcancel.cluster.coordinator import Coordinator, Wish
+from batchcancel.cluster.messages import Account, Issue, Shard, ShardReport, ShardRequest, Stop
+from batchcancel.cluster.packing import Answer, Ask, Packer, unpack_asks
+from batchcancel.errors import (
+    CanaryFailedError,
+    ClusterError,
+    CredentialsRefusedError,
+    LedgerWriteError,
+    SafetyStopError,
+)
+from batchcancel.job import Job
+from batchcancel.job.workforce import Work, Workforce
+from batchcancel.ledger.disk import Disk
+from batchcancel.model import PauseCause, Reason, ResolvedBy, RunState, RunSummary
+from batchcancel.settings import load_settings
+
+ACCOUNT = Account(env="sandbox", host="127.0.0.1:9", merchant_id="m")
+CREDENTIALS = {
+    "BATCHCANCEL_MERCHANT_ID": "m",
+    "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
+    "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
+}
+Drive = Callable[[Coordinator], Awaitable[None]]
+
+
+def answer(ask: Ask, reason: Reason = Reason.CANCELED) -> Answer:
+    """Answer for one invoice as a worker does."""
+    return Answer(
+        number=ask.number,
+        reason=reason,
+        resolved_by=ResolvedBy.RESPONSE,
+        invoice_status="CANCELED",
+        http_status=200,
+        attempts=1,
+        lookups=0,
+        amount="1.50",
+        balance="0.00",
+        currency="USD",
+        correlation_id="4963015972176007901546",
+        submitted_at=None,
+        at="2026-11-26T20:41:21.123Z",
+        latency_ms=1.0,
+        message=None,
+    )
+
+
+def report(answers: Iterable[Answer], **more: Any) -> ShardReport:
+    """Write a worker's report."""
+    packer = Packer()
+    for one in answers:
+        packer.add(one)
+    return ShardReport(answers=packer.packed(), **more)
+
+
+def all_canceled(shard: Shard) -> ShardReport:
+    """Cancel every invoice of a shard."""
+    return report(map(answer, unpack_asks(shard.rows)))
+
+
+@dataclass
+class Hosts:
+    """Engine and workers in one: take shards and bring reports, one after another."""
+
+    work_on: Callable[[Shard], ShardReport] = all_canceled
+    shards: list[Shard] = field(default_factory=list)
+
+    async def drive(self, coordinator: Coordinator) -> None:
+        offset = 0
+        while True:
+            issue = await coordinator.next_shards(ShardRequest(offset=offset))
+            if not issue.shards and issue.is_end:
+                return
+            assert issue.shards, "nothing is out, so there has to be something or an end"
+            for shard in issue.shards:
+                self.shards.append(shard)
+                offset = shard.number + 1
+                await coordinator.commit_part(shard.number, self.work_on(shard))
+
+    @property
+    def asked(self) -> Counter[str]:
+        return Counter(ask.invoice_id for shard in self.shards for ask in unpack_asks(shard.rows))
+
+
+@dataclass
+class Bench:
+    """A manifest, a ledger, and jobs over them."""
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    def write(self, *ids: str, header: str = "invoice_id") -> None:
+        (self.folder / "ids.csv").write_text("\n".join([header, *ids]) + "\n", encoding="utf-8")
+
+    async def run(
+        self, drive: Drive, *, window: int = 2, shard_rows: int = 10, **flags: Any
+    ) -> tuple[Job, RunSummary]:
+        """Run a job to its end."""
+        settings = load_settings(
+            [self.folder / "ids.csv"],
+            environ=CREDENTIALS,
+            env="sandbox",
+            base_url="http://127.0.0.1:9",
+            ledger=str(self.ledger),
+            **flags,
+        )
+
+        @asynccontextmanager
+        async def open_workforce(work: Work) -> AsyncIterator[Workforce]:
+            yield Coordinator(work, account=ACCOUNT, window=window, shard_rows=shard_rows, drive=drive)
+
+        async with Job(settings, open_workforce=open_workforce) as job:
+            return job, await job.run()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the ledger."""
+        return [json.loads(line) for line in self.ledger.read_text(encoding="utf-8").splitlines()]
+
+    def results(self) -> Counter[str]:
+        """Count the result rows by invoice."""
+        return Counter(row["invoice_id"] for row in self.rows() if row["type"] == "result")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Give a folder for jobs."""
+    return Bench(tmp_path)
+
+
+def ids(count: int) -> list[str]:
+    """Name so many invoices."""
+    return [str(2600 + number) for number in range(count)]
+
+
+async def test_every_row_ends_as_in_a_run(bench: Bench) -> None:
+    """Duplicates, invalid ids and kept columns included; only what is to be asked about travels."""
+    bench.write("2601,a", "2602,b", "2601,c", "bad id,d", header="invoice_id,team")
+    hosts = Hosts()
+    _, summary = await bench.run(hosts.drive, keep=["team"])
+    assert hosts.asked == {"2601": 1, "2602": 1}
+    assert summary.state is RunState.COMPLETE
+    assert summary.tally.is_conserved
+    assert (summary.tally.duplicates, summary.tally.results[Reason.INVALID_ID]) == (1, 1)
+    assert summary.amounts_canceled == {"USD": "3.00"}
+    first = next(row for row in bench.rows() if row["type"] == "result" and row["invoice_id"] == "2601")
+    assert (first["row"], first["keep"], first["reason"]) == (1, {"team": "a"}, "canceled")
+    assert b"team" not in b"".join(shard.rows for shard in hosts.shards)
+    assert bench.rows()[-1]["type"] == "end"
+
+
+async def test_settled_invoices_are_handed_out_to_nobody(bench: Bench) -> None:
+    """The ledger is a run's, whoever works."""
+    bench.write(*ids(30))
+    await bench.run(Hosts().drive)
+    hosts = Hosts()
+    _, summary = await bench.run(hosts.drive)
+    assert hosts.shards == []
+    assert summary.tally.settled_earlier == 30
+
+
+async def test_shards_are_given_again_to_who_asks_again(bench: Bench) -> None:
+    """The answer may have been lost on its way; the same offset gets the same."""
+    bench.write(*ids(60))
+    seen: list[Issue] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        seen.append(await coordinator.next_shards(ShardRequest(offset=0)))
+        seen.append(await coordinator.next_shards(ShardRequest(offset=0)))
+        for shard in seen[0].shards[:2]:
+            await coordinator.commit_part(shard.number, all_canceled(shard))
+        seen.append(await coordinator.next_shards(ShardRequest(offset=4)))
+        coordinator.stop("enough")
+
+    _, summary = await bench.run(drive)
+    assert [shard.number for shard in seen[0].shards] == [0, 1, 2, 3], "a window, and one that lies ready"
+    assert seen[0].shards == seen[1].shards
+    assert [shard.number for shard in seen[2].shards] == [4, 5]
+    assert summary.tally.open == 40
+    assert summary.tally.is_conserved
+
+
+async def test_a_request_that_is_given_up_loses_no_invoice(bench: Bench) -> None:
+    """A long manifest may take longer than the engine waits for an answer: it asks again."""
+    bench.write(*ids(30))
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        for turns in range(20):
+            asking = asyncio.create_task(coordinator.next_shards(ShardRequest(offset=0)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive)
+    assert summary.tally.results == {Reason.CANCELED: 30}
+    assert hosts.asked == dict.fromkeys(ids(30), 1)
+
+
+async def test_a_report_that_is_brought_again_writes_nothing(bench: Bench) -> None:
+    """At the same time, or later."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        done = all_canceled(shard)
+        await asyncio.gather(*(coordinator.commit_part(shard.number, done) for _ in range(3)))
+        assert bench.results() == dict.fromkeys(ids(10), 1), "durable before it is acknowledged"
+        receipt = await coordinator.commit_part(shard.number, done)
+        assert receipt.score.done == 10
+
+    await bench.run(drive, window=1)
+    assert bench.results() == dict.fromkeys(ids(10), 1)
+
+
+async def test_what_a_shard_leaves_is_handed_out_again(bench: Bench) -> None:
+    """With a new number; what may have been acted on comes with a look-up first, and gets no row before."""
+    bench.write(*ids(10))
+
+    def work_on(shard: Shard) -> ShardReport:
+        first, second, *_ = asks = unpack_asks(shard.rows)
+        if shard.number == 0:
+            return report([answer(first), answer(second, Reason.UNKNOWN)])
+        assert first.invoice_id == "2601"
+        assert [ask.is_in_doubt for ask in asks] == [True] + 8 * [False]
+        return all_canceled(shard)
+
+    hosts = Hosts(work_on)
+    _, summary = await bench.run(hosts.drive, window=1)
+    assert summary.tally.results == {Reason.CANCELED: 10}
+    assert bench.results() == dict.fromkeys(ids(10), 1)
+    assert [shard.count for shard in hosts.shards] == [10, 9]
+
+
+async def test_what_may_have_been_acted_on_is_written_as_unknown_at_a_stop(bench: Bench) -> None:
+    """Nobody looks it up any more, so the next run has to."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        first, second, third, *_ = unpack_asks(shard.rows)
+        await coordinator.commit_part(0, report([answer(first), answer(second, Reason.UNKNOWN)]))
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=1))).shards
+        coordinator.stop("SIGTERM")
+        receipt = await coordinator.commit_part(1, report([answer(third, Reason.UNKNOWN)]))
+        assert receipt.is_over
+
+    _, summary = await bench.run(drive, window=1)
+    assert summary.tally.results == {Reason.CANCELED: 1, Reason.UNKNOWN: 2}
+    assert summary.tally.open == 7
+    assert summary.tally.is_conserved
+
+
+async def test_answers_to_what_was_not_asked_are_left_alone(bench: Bench) -> None:
+    """A report is a worker's word on its own shard only."""
+    bench.write(*ids(10))
+
+    def work_on(shard: Shard) -> ShardReport:
+        asks = unpack_asks(shard.rows)
+        return report([*map(answer, asks), answer(asks[0]), answer(Ask(999, "2600"))])
+
+    await bench.run(Hosts(work_on).drive)
+    assert bench.results() == dict.fromkeys(ids(10), 1)
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+async def test_a_pause_by_hand_is_passed_on_once_and_told(bench: Bench) -> None:
+    """Whoever drives it passes the wishes on, in their order."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        for _ in range(2):
+            coordinator.pause()
+        vitals = coordinator.vitals(to_settle=10, set_rate=None)
+        assert (vitals.held_by, vitals.rows_left, vitals.is_stopping) == (PauseCause.BY_HAND, 10, False)
+        for _ in range(2):
+            coordinator.resume()
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is None
+        wishes = [coordinator.wishes.get_nowait() for _ in range(coordinator.wishes.qsize())]
+        assert wishes == [Wish.PAUSE, Wish.RESUME]
+        coordinator.stop("SIGTERM")
+        coordinator.pause()
+        assert coordinator.wishes.empty()
+        assert coordinator.vitals(to_settle=10, set_rate=None).is_stopping
+
+    _, summary = await bench.run(drive)
+    assert summary.tally.open == 10
+
+
+async def test_a_rate_that_was_set_is_shared_out_from_the_next_shard_on(bench: Bench) -> None:
+    """The workflow says which one somebody has set."""
+    bench.write(*ids(100))
+    rates: list[float | None] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        for offset, rate in ((0, None), (4, 30.0)):
+            issue = await coordinator.next_shards(ShardRequest(offset=offset, rate=rate))
+            rates.append(issue.shards[0].rate)
+            for shard in issue.shards:
+                await coordinator.commit_part(shard.number, all_canceled(shard))
+        coordinator.stop("enough")
+
+    await bench.run(drive, rate=200.0)
+    assert rates == [pytest.approx(100 - 1 / 1.1), pytest.approx(15 - 1 / 1.1)]
+
+
+async def test_a_manifest_that_changes_meanwhile_stops_the_job(bench: Bench) -> None:
+    """What was read before is finished."""
+    bench.write(*ids(5000))
+
+    async def drive(coordinator: Coordinator) -> None:
+        bench.write(*ids(4000))
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        assert issue.is_end
+
+    _, summary = await bench.run(drive)
+    assert summary.state is RunState.STOPPED
+    assert "changed" in str(summary.why)
+
+
+# --- gates ----------------------------------------------------------------------------------------
+
+
+async def test_limit_ends_the_job_where_it_was_asked_to(bench: Bench) -> None:
+    """The limit is the job's, not a shard's."""
+    bench.write(*ids(100))
+    hosts = Hosts()
+    _, summary = await bench.run(hosts.drive, limit=25)
+    assert hosts.asked.total() == 25
+    assert summary.as_asked
+    assert summary.tally.open == 75
+
+
+async def test_canaries_have_a_shard_of_their_own_and_come_first(bench: Bench) -> None:
+    """Nothing else is out until each of them is what its reply said."""
+    bench.write(*ids(100))
+    first: list[Issue] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        first.append(await coordinator.next_shards(ShardRequest(offset=0)))
+        nothing = await coordinator.next_shards(ShardRequest(offset=1))
+        assert (nothing.shards, nothing.is_end) == ((), False)
+        await coordinator.commit_part(0, all_canceled(first[0].shards[0]))
+        first.append(await coordinator.next_shards(ShardRequest(offset=1)))
+        coordinator.stop("enough")
+
+    await bench.run(drive, canary=3)
+    assert [(shard.count, shard.is_canary) for shard in first[0].shards] == [(3, True)]
+    assert [(shard.count, shard.is_canary) for shard in first[1].shards] == [(10, False)] * 4
+
+
+async def test_a_canary_that_is_not_confirmed_stops_the_job(bench: Bench) -> None:
+    """With exit code 4, and nothing else touched."""
+    bench.write(*ids(100))
+    hosts = Hosts(lambda shard: report([answer(unpack_asks(shard.rows)[0], Reason.UNKNOWN)]))
+    _, summary = await bench.run(hosts.drive, canary=3)
+    assert hosts.asked.total() == 3
+    assert summary.state is RunState.STOPPED
+    assert "--canary" in str(summary.why)
+
+
+async def test_thresholds_are_the_job_s(bench: Bench) -> None:
+    """Errors of several shards add up; the receipt recalls the others."""
+    bench.write(*ids(200))
+    hosts = Hosts(lambda shard: report(answer(ask, Reason.NOT_FOUND) for ask in unpack_asks(shard.rows)))
+    _, summary = await bench.run(hosts.drive, max_errors=25)
+    assert summary.state is RunState.STOPPED
+    assert "--max-errors" in str(summary.why)
+    assert hosts.asked.total() <= 40, "ten at a time: the third shard broke it, and no new one was given out"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        pytest.param("CredentialsRefusedError", CredentialsRefusedError, id="a safety stop"),
+        pytest.param("CanaryFailedError", CanaryFailedError, id="another one"),
+        pytest.param("ValueError", ClusterError, id="a defect"),
+    ],
+)
+async def test_a_worker_s_stop_stops_the_job(bench: Bench, kind: str, error: type[SafetyStopError]) -> None:
+    """As if it had been met here, with the worker's name; what it has is written first."""
+    bench.write(*ids(100))
+    met: list[Exception] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        (first, *_) = unpack_asks(shard.rows)
+        stop = Stop(kind=kind, why="No.")
+        receipt = await coordinator.commit_part(0, report([answer(first)], stop=stop, worker="h, process 1"))
+        assert receipt.is_over
+        met.extend(coordinator._failures)
+
+    _, summary = await bench.run(drive)
+    assert [type(one) for one in met] == [error]
+    assert summary.why == "No. (worker h, process 1)"
+    assert bench.results() == {"2600": 1}
+
+
+async def test_a_ledger_that_fails_ends_the_job_without_an_answer(bench: Bench) -> None:
+    """What can't be written is never acknowledged."""
+    bench.write(*ids(10))
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def drive(coordinator: Coordinator) -> None:
+        (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        coordinator._ledger._file._disk = Disk(sync=full)
+        with pytest.raises(LedgerWriteError):
+            await coordinator.commit_part(0, all_canceled(shard))
+        assert coordinator.aborting.is_set()
+
+    with pytest.raises(LedgerWriteError):
+        await bench.run(drive, window=1)
+
+
+# --- an earlier coordinator -----------------------------------------------------------------------
+
+
+async def test_answers_of_an_earlier_coordinator_s_shards_are_written_once(bench: Bench) -> None:
+    """They count for this run, their rows are handed out to nobody, and what is doubtful is looked up."""
+    bench.write("2600", "bad id", *ids(30)[1:])
+    old = [Ask(0, "2600"), Ask(2, "2601"), Ask(3, "2602"), Ask(4, "never in this manifest")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        done = report([answer(old[0]), answer(old[1], Reason.UNKNOWN), answer(old[3])])
+        await coordinator.commit_adopted(done)
+        assert bench.results() == {"2600": 1}
+        await coordinator.commit_adopted(done)
+        assert coordinator.tally(rows=31).is_conserved
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive)
+    assert summary.state is RunState.COMPLETE
+    assert summary.tally.is_conserved
+    assert bench.results() == dict.fromkeys([*ids(30), "bad id"], 1)
+    assert hosts.asked == dict.fromkeys(ids(30)[1:], 1)
+    asks = [ask for shard in hosts.shards for ask in unpack_asks(shard.rows)]
+    assert [ask.invoice_id for ask in asks if ask.is_in_doubt] == ["2601"]
+
+
+async def test_what_an_earlier_coordinator_had_written_is_not_written_again(bench: Bench) -> None:
+    """It was killed between its write and the word that it has written."""
+    bench.write(*ids(10))
+    await bench.run(Hosts().drive, limit=5)
+    asks = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(10))]
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(asks)
+        await coordinator.commit_adopted(report(map(answer, asks)))
+        await Hosts().drive(coordinator)
+
+    _, summary = await bench.run(drive)
+    assert bench.results() == dict.fromkeys(ids(10), 1)
+    assert (summary.tally.settled_earlier, summary.tally.results) == (5, {Reason.CANCELED: 5})

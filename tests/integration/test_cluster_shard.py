@@ -1,0 +1,178 @@
+"""One shard on a worker: the fleet of a run, for as long as the lease holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from batchcancel.api import ServiceClock, Signer
+from batchcancel.cluster.lease import Lease
+from batchcancel.cluster.messages import Account, Conditions, Shard
+from batchcancel.cluster.packing import Ask, pack, unpack_answers
+from batchcancel.cluster.shard import ShardRun
+from batchcancel.job.keys import load_keys
+from batchcancel.model import Invoice, Reason, Reply, RequestKind, Subject
+from batchcancel.settings import Settings, load_settings
+
+SHARD = Shard(
+    number=0,
+    account=Account(env="sandbox", host="127.0.0.1:9", merchant_id="m"),
+    conditions=Conditions(
+        timeout=30,
+        max_attempts=5,
+        max_outage=600,
+        max_errors=None,
+        max_error_rate=50,
+        max_mismatch=None,
+        ledger_began_at="2026-11-01T02:00:00.000Z",
+    ),
+    rows=pack(Ask(number, str(2600 + number)) for number in range(20)),
+    count=20,
+    rate=None,
+    concurrency=2,
+)
+
+
+@dataclass
+class Service:
+    """Cancels whatever it is asked to, and remembers what reached it."""
+
+    status: int = 200
+    on_cancel: Callable[[int], None] = lambda _count: None
+    seen: list[tuple[RequestKind, Subject]] = field(default_factory=list)
+
+    @property
+    def canceled(self) -> int:
+        return sum(kind is RequestKind.CANCEL for kind, _ in self.seen)
+
+    async def send(
+        self,
+        kind: RequestKind,
+        subject: Subject,
+        *,
+        signer: Signer,  # noqa: ARG002 - a sender is given it
+        before_repeat: Callable[[], Awaitable[None]],  # noqa: ARG002 - likewise
+    ) -> Reply:
+        self.seen.append((kind, subject))
+        await asyncio.sleep(0)
+        if kind is RequestKind.CANCEL:
+            self.on_cancel(self.canceled)
+        return Reply(
+            http_status=self.status,
+            is_object=True,
+            invoice=Invoice(id=str(subject), status="CANCELED"),
+            latency_ms=1.0,
+        )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A worker's settings."""
+    environ = {
+        "BATCHCANCEL_MERCHANT_ID": "m",
+        "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
+        "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
+        "HOME": str(tmp_path),
+    }
+    return load_settings([], environ=environ, for_run=False, env="sandbox", base_url="http://127.0.0.1:9")
+
+
+def shard_run(settings: Settings, service: Service, lease: Lease, **changes: Any) -> ShardRun:
+    """Get a shard ready."""
+    return ShardRun(
+        replace(SHARD, **changes),
+        settings=settings,
+        keys=load_keys(settings),
+        client=service,
+        clock=ServiceClock(lambda: 0.0),
+        lease=lease,
+        worker="h, process 1",
+    )
+
+
+def held(clock: Callable[[], float] = lambda: 0.0) -> Lease:
+    """Return a lease that holds."""
+    lease = Lease(clock)
+    lease.renew(sent_at=clock())
+    return lease
+
+
+async def test_every_invoice_of_a_shard_is_answered(settings: Settings) -> None:
+    """By a signed read first, and one cancelation each."""
+    service = Service()
+    run = shard_run(settings, service, held())
+    report = await run.run()
+    answers = unpack_answers(report.answers)
+    assert sorted(answer.number for answer in answers) == list(range(20))
+    assert {answer.reason for answer in answers} == {Reason.CANCELED}
+    assert (report.stop, report.refused_at, report.worker) == (None, None, "h, process 1")
+    assert service.seen[0][0] is RequestKind.PROBE
+    assert service.canceled == run.answered == 20
+
+
+async def test_nothing_is_sent_without_a_lease(settings: Settings) -> None:
+    """Not even a read."""
+    service = Service()
+    run = shard_run(settings, service, Lease(lambda: 0.0))
+    working = asyncio.create_task(run.run())
+    await asyncio.sleep(0.1)
+    run.abort("no lease")
+    report = await working
+    assert service.seen == []
+    assert unpack_answers(report.answers) == []
+
+
+async def test_a_worker_that_was_frozen_sends_nothing_when_it_wakes(settings: Settings) -> None:
+    """Its timers are due all at once, and whoever has the shard now may be at the same invoice."""
+    now = 0.0
+    lease = held(lambda: now)
+
+    def freeze(count: int) -> None:
+        nonlocal now
+        if count == 5:
+            now = 60.0
+
+    service = Service(on_cancel=freeze)
+    run = shard_run(settings, service, lease)
+    working = asyncio.create_task(run.run())
+    await asyncio.sleep(0.1)
+    run.abort("the lease is over")
+    await working
+    assert service.canceled <= 5 + 1, "the fifth, and what was under way beside it"
+
+
+async def test_a_stop_hands_in_what_there_is(settings: Settings) -> None:
+    """What was not begun has no answer, and goes to another worker."""
+    runs: list[ShardRun] = []
+
+    def stop(count: int) -> None:
+        if count == 5:
+            runs[0].stop("the shard is taken back")
+
+    service = Service(on_cancel=stop)
+    runs.append(shard_run(settings, service, held()))
+    report = await runs[0].run()
+    assert report.stop is None
+    assert len(unpack_answers(report.answers)) == service.canceled < 20
+
+
+async def test_a_safety_stop_is_part_of_the_report(settings: Settings) -> None:
+    """The job stops for it; nothing is asked with a key that is refused."""
+    service = Service(status=401)
+    report = await shard_run(settings, service, held()).run()
+    assert report.stop is not None
+    assert report.stop.kind == "CredentialsRefusedError"
+    assert service.canceled == 0
+
+
+async def test_canaries_are_looked_up_after_their_cancelation(settings: Settings) -> None:
+    """As in a run: a reply alone does not confirm them."""
+    service = Service()
+    report = await shard_run(settings, service, held(), is_canary=True).run()
+    assert {answer.lookups for answer in unpack_answers(report.answers)} == {1}

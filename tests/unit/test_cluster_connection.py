@@ -1,0 +1,136 @@
+"""How Temporal is reached, and what is said when it can't be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
+
+from batchcancel.cli.engine import take_engine_options
+from batchcancel.cluster.connection import (
+    EngineOptions,
+    _explained,
+    _tls,
+    account_of,
+    shard_queue_of,
+    workflow_id_of,
+)
+from batchcancel.errors import EngineError, SettingsError
+from batchcancel.settings import load_settings
+from batchcancel.settings.secret_files import Secret
+
+FLAGS: dict[str, Any] = {
+    "address": "temporal:7233",
+    "namespace": "default",
+    "task_queue": None,
+    "tls": False,
+    "tls_ca": None,
+    "tls_cert": None,
+    "tls_key": None,
+}
+CREDENTIALS = {
+    "BATCHCANCEL_MERCHANT_ID": "m",
+    "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
+    "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
+}
+
+
+def test_plain_text_is_for_those_who_ask_for_nothing_else() -> None:
+    """An API key never travels in plain text."""
+    assert _tls(EngineOptions()) is False
+    assert _tls(EngineOptions(tls=True)) is True
+    assert _tls(EngineOptions(api_key=Secret(b"k"))) is True
+
+
+def test_certificates_are_read_from_their_files(tmp_path: Path) -> None:
+    """A root of one's own, a certificate of one's own, or both."""
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).write_bytes(name.encode())
+    ca, cert, key = (tmp_path / name for name in ("ca", "cert", "key"))
+    assert _tls(EngineOptions(tls_ca=ca)) == TLSConfig(server_root_ca_cert=b"ca")
+    assert _tls(EngineOptions(tls_ca=ca, tls_cert=cert, tls_key=key)) == TLSConfig(
+        server_root_ca_cert=b"ca", client_cert=b"cert", client_private_key=b"key"
+    )
+    with pytest.raises(SettingsError, match="go together"):
+        _tls(EngineOptions(tls_cert=cert))
+    with pytest.raises(SettingsError, match="missing can't be read: No such file"):
+        _tls(EngineOptions(tls_ca=tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        pytest.param(RPCStatusCode.NOT_FOUND, "has no namespace 'default'", id="namespace"),
+        pytest.param(RPCStatusCode.PERMISSION_DENIED, "refuses this client", id="permission"),
+        pytest.param(RPCStatusCode.UNAUTHENTICATED, "BATCHCANCEL_TEMPORAL_API_KEY", id="no credentials"),
+        pytest.param(RPCStatusCode.UNAVAILABLE, "can't be reached at", id="not there"),
+    ],
+)
+def test_each_refusal_says_what_to_mend(status: RPCStatusCode, words: str) -> None:
+    """The server's own words may quote what it was given."""
+    said = str(_explained(RPCError("Bearer secret", status, b""), EngineOptions()))
+    assert words in said
+    assert "secret" not in said
+
+
+def test_an_account_is_environment_host_and_merchant() -> None:
+    """Workers only take what they have credentials for: their queue goes by that."""
+    settings = load_settings([], environ=CREDENTIALS, for_run=False, env="test")
+    account = account_of(settings, merchant_id="m")
+    assert str(account) == "test/apitest.visaacceptance.com/m"
+    assert shard_queue_of(account, EngineOptions()) == f"batchcancel-shards/{account}"
+    assert shard_queue_of(account, EngineOptions(task_queue="mine")) == "mine"
+    assert workflow_id_of(account) == f"batchcancel/{account}"
+    inside = load_settings([], environ={}, for_run=False, env="sandbox")
+    with pytest.raises(SettingsError, match="--base-url"):
+        account_of(inside, merchant_id="m")
+
+
+def test_api_key_comes_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never from the command line; a file that others can write is refused."""
+    file = tmp_path / "key"
+    file.write_text("of the file\n", encoding="utf-8")
+    file.chmod(0o600)
+    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE", str(file))
+    assert _revealed(take_engine_options(dict(FLAGS))) == b"of the file"
+    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY", "of the variable")
+    with pytest.raises(SettingsError, match="both set"):
+        take_engine_options(dict(FLAGS))
+    monkeypatch.delenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE")
+    options = take_engine_options(dict(FLAGS))
+    assert _revealed(options) == b"of the variable"
+    assert "variable" not in repr(options)
+    file.chmod(0o666)
+    monkeypatch.delenv("BATCHCANCEL_TEMPORAL_API_KEY")
+    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE", str(file))
+    with pytest.raises(SettingsError, match="written by others"):
+        take_engine_options(dict(FLAGS))
+
+
+def test_a_command_s_other_flags_are_left_to_it() -> None:
+    """Those that say where Temporal is are taken out."""
+    flags = FLAGS | {"env": "test"}
+    assert take_engine_options(flags).address == "temporal:7233"
+    assert flags == {"env": "test"}
+
+
+def test_library_that_is_missing_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is not in everyone's installation; any other missing module is a defect."""
+    for name in [name for name in sys.modules if name.startswith(("temporalio", "batchcancel.cluster"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "temporalio", None)
+    with pytest.raises(EngineError, match=r"pip install 'batchcancel\[cluster\]'"):
+        take_engine_options(dict(FLAGS))
+    monkeypatch.setitem(sys.modules, "batchcancel.cluster.connection", None)
+    with pytest.raises(ModuleNotFoundError):
+        take_engine_options(dict(FLAGS))
+
+
+def _revealed(options: EngineOptions) -> bytes:
+    assert options.api_key is not None
+    return options.api_key.reveal()
