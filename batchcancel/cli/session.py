@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from batchcancel.job import Job
 from batchcancel.job.planned import age_of
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.model import Outcome, RunState, RunSummary
+from batchcancel.observe.keyboard import open_again
 from batchcancel.observe.progress import show_progress
 from batchcancel.observe.watched import Count, Watched
 from batchcancel.report import count_invoices, summary_json, summary_text
@@ -196,12 +198,13 @@ async def _confirm(job: Job) -> None:
 
 async def _typed_line() -> str:
     """Return the next line from the terminal; a signal ends the wait for it."""
-    loop, descriptor, has_come = asyncio.get_running_loop(), sys.stdin.fileno(), asyncio.Event()
+    loop, descriptor, has_come = asyncio.get_running_loop(), open_again(sys.stdin.fileno()), asyncio.Event()
     loop.add_reader(descriptor, has_come.set)
     try:
         await has_come.wait()
     finally:
         loop.remove_reader(descriptor)
+        os.close(descriptor)
     return sys.stdin.readline()
 
 

@@ -20,6 +20,18 @@ def is_in_foreground(descriptor: int) -> bool | None:
         return None
 
 
+def open_again(terminal: int) -> int:
+    """Open a terminal once more, for whoever waits for it in an event loop; the caller closes it.
+
+    An event loop may make what it waits for non-blocking (uvloop does, for good), and standard input,
+    output and error are one and the same there: a slow terminal would then refuse what is written.
+
+    Raises:
+        OSError: It can't be opened by its name.
+    """
+    return os.open(os.ttyname(terminal), os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+
+
 class Keyboard:
     """Call an action for each key, without waiting for a line and without showing what is typed.
 
@@ -37,6 +49,8 @@ class Keyboard:
         self._descriptor = descriptor
         self._actions = actions
         self._loop = asyncio.get_running_loop()
+        self._keys = -1
+        """The terminal, opened once more, while keys are listened to."""
         self._before: list[Any] | None = None
         """The terminal's attributes, as they were found first."""
         self.is_attended = False
@@ -45,7 +59,7 @@ class Keyboard:
     def attend(self) -> None:
         """Listen if this process is in the foreground, and only then; to be called again now and then."""
         if is_in_foreground(self._descriptor):
-            with suppress(termios.error):
+            with suppress(termios.error, OSError):
                 self._take_up()
         elif self.is_attended:
             self._ignore()
@@ -61,15 +75,17 @@ class Keyboard:
 
     def _take_up(self) -> None:
         found = termios.tcgetattr(self._descriptor)
+        if not self.is_attended:
+            self._keys = open_again(self._descriptor)
+            self._loop.add_reader(self._keys, self._read)
+            self.is_attended = True
         if found[3] & termios.ICANON:  # also where a shell had it meanwhile
             self._before = self._before or found
             termios.tcsetattr(self._descriptor, termios.TCSANOW, _key_by_key(found))
-        if not self.is_attended:
-            self._loop.add_reader(self._descriptor, self._read)
-            self.is_attended = True
 
     def _ignore(self) -> None:
-        self._loop.remove_reader(self._descriptor)
+        self._loop.remove_reader(self._keys)
+        os.close(self._keys)
         self.is_attended = False
 
     def _read(self) -> None:
@@ -77,7 +93,7 @@ class Keyboard:
             self._ignore()
             return
         try:
-            keys = os.read(self._descriptor, _MOST_AT_ONCE)
+            keys = os.read(self._keys, _MOST_AT_ONCE)
         except OSError:
             keys = b""
         if not keys:  # the terminal has gone

@@ -66,6 +66,10 @@ class Terminal:
         """Read the terminal's modes."""
         return termios.tcgetattr(self._slave)
 
+    def is_non_blocking(self) -> bool:
+        """Tell whether whoever writes is refused once the terminal is slow."""
+        return bool(fcntl.fcntl(self._slave, fcntl.F_GETFL) & os.O_NONBLOCK)
+
     def resize(self, columns: int) -> None:
         """Change the terminal's width, of which the foreground is told."""
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -516,8 +520,10 @@ def test_ctrl_c_is_still_a_signal(open_terminal: OpenTerminal, slow: Simulator, 
     write_ids(tmp_path, 500)
     terminal = open_terminal(slow)
     terminal.wait_for("q stop")
+    assert not terminal.is_non_blocking()  # a slow terminal is waited for, and no line is lost
     terminal.press("\x03")
     assert terminal.end() == 130
+    assert not terminal.is_non_blocking()
     assert "SIGINT: no new cancelation leaves" in "\n".join(terminal.history())
     assert terminal.attributes() == terminal.before
 

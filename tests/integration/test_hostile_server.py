@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
-TIMEOUT_S: Final = 3.0
-BOUND_S: Final = 60.0
+TIMEOUT_S: Final = 2.0
+BOUND_S: Final = 40.0
 """A POST and a look-up, 2 s each, the read that tells it from an outage, and slack for a busy machine."""
 MOST_MEMORY_KB: Final = 256 * 1024
 """A quarter of one of the bodies; dozens of them are read at a time."""
@@ -314,7 +314,7 @@ def ended(server: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ended:
         "--max-outage",
         "20",
         "--concurrency",
-        "12",
+        "40",
     )
     return run(tmp_path_factory.mktemp("hostile"), server, ids, *flags)
 

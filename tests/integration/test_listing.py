@@ -240,9 +240,9 @@ async def test_an_outage_that_lasts_is_an_error(serve: Serve) -> None:
     async with serve(outage=(0.0, 60.0)) as service:
         with pytest.raises(OutageTooLongError):
             await service.collect(max_outage=1)
-    async with serve(outage=(0.5, 60.0)) as service:
+    async with serve(outage=(2.0, 60.0)) as service:
         with pytest.raises(SafetyStopError, match="no good reply"):
-            await service.collect(Wanted(statuses=("SENT",), created_before=1e10), max_outage=1, rate=200)
+            await service.collect(Wanted(statuses=("SENT",), created_before=1e10), max_outage=1, rate=50)
         assert any(one["operation"] == "get" for one in service.requests())
     assert any(
         isinstance(event, PauseStarted) and event.cause is PauseCause.OUTAGE for event in service.events
