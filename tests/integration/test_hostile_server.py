@@ -316,7 +316,14 @@ def ended(server: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ended:
         "--concurrency",
         "40",
     )
-    return run(tmp_path_factory.mktemp("hostile"), server, ids, *flags)
+    ended = run(tmp_path_factory.mktemp("hostile"), server, ids, *flags)
+    for _ in range(3):
+        # On a busy machine a flooded server lets somebody wait too long for a connection, and then no byte
+        # of theirs has left: what their reply does is seen by asking once more.
+        unheard = [name for name in CASES if ended.rows[name]["reason"] == "network"]
+        if unheard:
+            ended.rows.update(run(tmp_path_factory.mktemp("hostile"), server, unheard, *flags).rows)
+    return ended
 
 
 def test_run_ends_in_time_and_as_it_should(ended: Ended) -> None:
