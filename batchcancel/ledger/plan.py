@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from batchcancel.errors import LedgerMismatchError
-from batchcancel.ledger.reader import Line, opened, read_lines
+from batchcancel.ledger.lines import Line, opened, read_lines
 from batchcancel.ledger.record import (
     FORMAT_VERSION,
     Beginning,

@@ -12,12 +12,10 @@ Memory is one block and one line; recovery adds what ``buckets`` holds of the an
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,8 +24,8 @@ from msgspec import Struct
 
 from batchcancel.buckets import Buckets
 from batchcancel.errors import LedgerDamagedError, LedgerFaultError, LedgerMismatchError, LedgerWriteError
+from batchcancel.ledger.lines import BLOCK_BYTES, Line, is_being_written, opened, read_lines
 from batchcancel.ledger.record import (
-    MAX_LINE_BYTES,
     PLAN_START,
     RUN_START,
     EndRecord,
@@ -62,25 +60,9 @@ __all__ = [
     "recover",
 ]
 
-_BLOCK_BYTES: Final = 1024 * 1024
 _LINES_AT_ONCE: Final = 4096
 """Lines between two looks at whether anybody still waits."""
 _PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
-
-
-class Line(Struct, frozen=True):
-    """One line of a file, good or bad."""
-
-    number: int
-    """1-based."""
-    offset: int
-    """Of its first byte."""
-    size_bytes: int
-    """In the file, its newline included."""
-    data: bytes
-    """Without its newline. Where ``whole`` is false, perhaps only its beginning."""
-    whole: bool
-    """Whether it is ended by its newline and not too long to be a record."""
 
 
 class Tail(Struct, frozen=True):
@@ -121,53 +103,6 @@ class History(Struct, frozen=True, kw_only=True):
     def merchant_id(self) -> str | None:
         """The one merchant or portfolio of all runs; None if the ledger is empty."""
         return None if self.first_run is None else self.first_run.merchant_id
-
-
-@contextmanager
-def opened(ledger: Path, *, what: str = "ledger") -> Iterator[int]:
-    """Open a ledger for reading alone.
-
-    Args:
-        ledger: Its path.
-        what: What is to be opened, for messages: a plan is read likewise.
-
-    Yields:
-        The descriptor of a regular file.
-
-    Raises:
-        LedgerMismatchError: There is no such file, or none that can be opened and sought.
-    """
-    try:
-        # Without waiting for somebody to write, should it be a FIFO.
-        fd = os.open(ledger, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        raise LedgerMismatchError(f"The {what} {ledger} can't be opened: {exc.strerror}.") from exc
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise LedgerMismatchError(f"{ledger} is not a regular file. Name a {what}.")
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def is_being_written(fd: int, *, size_read: int) -> bool:
-    """Tell whether a run is at work on a ledger, or was while it was read.
-
-    The lock has to be tried for that. It is let go at once: a run that begins in that instant, and no
-    other, is kept out.
-
-    Args:
-        fd: The open ledger.
-        size_read: Bytes that were read of it.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks: no run can be at work there
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return os.fstat(fd).st_size != size_read
 
 
 def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: False) -> History:
@@ -313,7 +248,7 @@ def check_beginning(fd: int, path: Path) -> None:
 
 def _holds_more(fd: int, offset: int) -> bool:
     """Tell whether a file holds anything but zeros from there on."""
-    while block := os.pread(fd, _BLOCK_BYTES, offset):
+    while block := os.pread(fd, BLOCK_BYTES, offset):
         if block.strip(b"\0"):
             return True
         offset += len(block)
@@ -335,30 +270,6 @@ def digest_of_excluded(skip: Skip) -> bytes | None:
     if skip.why is not SkipReason.EXCLUDED:
         return None
     return key_digest(invoice_key(skip.invoice_id, valid=True, merchant_id=skip.merchant_id or None))
-
-
-def read_lines(fd: int) -> Iterator[Line]:
-    """Yield the lines of a file in order, in bounded memory. The last may lack its newline.
-
-    What is appended while it reads is left out: a run may be writing.
-
-    Raises:
-        OSError: The file can't be read.
-    """
-    number, offset, size_bytes, held = 1, 0, 0, b""
-    position, end = 0, os.fstat(fd).st_size
-    while block := os.pread(fd, min(_BLOCK_BYTES, end - position), position):
-        position += len(block)
-        *ended, rest = block.split(b"\n")
-        for piece in ended:
-            size_bytes += len(piece) + 1
-            yield Line(number, offset, size_bytes, held + piece, size_bytes <= MAX_LINE_BYTES + 1)
-            number, offset, size_bytes, held = number + 1, offset + size_bytes, 0, b""
-        size_bytes += len(rest)
-        if len(held) <= MAX_LINE_BYTES:
-            held += rest
-    if size_bytes:
-        yield Line(number, offset, size_bytes, held, whole=False)
 
 
 def _keep(record: ResultRecord, reasons: Buckets, path: Path) -> None:

@@ -283,13 +283,7 @@ def test_two_workers_do_the_job_of_a_run(server: Server, start_hosts: StartHosts
         hosts.end(worker, 143)
 
 
-def test_killed_worker_is_taken_over_from_its_last_heartbeat(
-    server: Server,
-    start_hosts: StartHosts,
-    start_simulator: StartSimulator,
-    read_ledger: ReadLedger,
-    tmp_path: Path,
-) -> None:
+def test_killed_worker_is_taken_over_from_its_last_heartbeat(server: Server, start_hosts: StartHosts) -> None:
     """Only what it did after that is asked again, and the service is asked what became of it."""
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = write_manifest(hosts, 900)
@@ -307,13 +301,7 @@ def test_killed_worker_is_taken_over_from_its_last_heartbeat(
     assert later, "the rest was done after the take-over"
 
 
-def test_quota_holds_while_workers_come_and_go(
-    server: Server,
-    start_hosts: StartHosts,
-    start_simulator: StartSimulator,
-    read_ledger: ReadLedger,
-    tmp_path: Path,
-) -> None:
+def test_quota_holds_while_workers_come_and_go(server: Server, start_hosts: StartHosts) -> None:
     """A worker that is told to go hands in all that it has: nothing is repeated, no second is too full."""
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = write_manifest(hosts, 1200)
@@ -329,13 +317,7 @@ def test_quota_holds_while_workers_come_and_go(
     assert worst_second(hosts.simulator) <= 1.1 * 200
 
 
-def test_killed_coordinator_goes_on_where_it_was(
-    server: Server,
-    start_hosts: StartHosts,
-    start_simulator: StartSimulator,
-    read_ledger: ReadLedger,
-    tmp_path: Path,
-) -> None:
+def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: StartHosts) -> None:
     """Its shards go on without it; the next one takes their answers, and nothing is asked again."""
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = write_manifest(hosts, 900)
@@ -414,13 +396,7 @@ def test_killed_server_loses_nothing_and_repeats_nothing(
     assert check_truth(hosts, ids) == 0
 
 
-def test_worker_that_is_cut_off_stops_within_its_lease(
-    server: Server,
-    start_hosts: StartHosts,
-    start_simulator: StartSimulator,
-    read_ledger: ReadLedger,
-    tmp_path: Path,
-) -> None:
+def test_worker_that_is_cut_off_stops_within_its_lease(server: Server, start_hosts: StartHosts) -> None:
     """The service stays in its reach, and yet it sends nothing more; its shards go to another one."""
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = write_manifest(hosts, 700)

@@ -324,7 +324,7 @@ def test_promtool_takes_the_configuration_of_prometheus(project: Path, tmp_path:
     """With the rules, as the container has them."""
     program = shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool is not installed")
+        pytest.skip("promtool is not installed: apt-get install prometheus, or run .ci/run as root")
     text = (project / "docker" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
     (line,) = _mapped([text], {"/etc/prometheus/rules": str(project / "samples" / "prometheus")})
     (tmp_path / "prometheus.yml").write_text(line, encoding="utf-8")

@@ -325,7 +325,7 @@ def test_systemd_s_service_takes_for_a_failure_what_alarms(samples: Path) -> Non
 def units(samples: Path, tmp_path: Path, command_path: Path) -> list[Path]:
     """Copy the units, with the command that this machine has: it is looked for."""
     if not Path(_ANALYZE).is_file():
-        pytest.skip("systemd-analyze is not installed")
+        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     paths = []
     for name in ("batchcancel.service", "batchcancel.timer"):
         text = (samples / "cron" / name).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from batchcancel.errors import (
     LedgerMismatchError,
     LedgerWriteError,
 )
-from batchcancel.ledger import reader
+from batchcancel.ledger import lines
 from batchcancel.ledger.reader import History, Line, Tail, read_lines, recover
 from batchcancel.ledger.record import MAX_LINE_BYTES, RunRecord, encode_result, encode_run, encode_skip
 from batchcancel.model import Reason, Result, Skip, SkipReason, invoice_key, key_digest
@@ -325,8 +325,8 @@ def test_results_beyond_what_memory_should_hold_are_known_too(
 ) -> None:
     """They wait in a file beside the ledger that has no name."""
     monkeypatch.setattr(buckets, "MAX_HELD", 2)
-    lines = [result_line(str(number), Reason.NETWORK) for number in range(9)]
-    history = recovered(run_line() + b"".join(lines) + result_line("4", Reason.PAID))
+    results = [result_line(str(number), Reason.NETWORK) for number in range(9)]
+    history = recovered(run_line() + b"".join(results) + result_line("4", Reason.PAID))
     with closing(history.reasons):
         reasons = [latest_reason(history, str(number)) for number in range(10)]
     assert reasons == [*[Reason.NETWORK] * 4, Reason.PAID, *[Reason.NETWORK] * 4, None]
@@ -367,12 +367,12 @@ def test_lines_do_not_depend_on_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     """Where a block ends has no bearing on number, offset, size and bytes of a line."""
-    monkeypatch.setattr(reader, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
     path = tmp_path / "f"
     path.write_bytes(b"one\n\ntwo\r\nthree")
     with opened(path) as fd:
-        lines = list(read_lines(fd))
-    assert lines == [
+        found = list(read_lines(fd))
+    assert found == [
         Line(1, 0, 4, b"one", whole=True),
         Line(2, 4, 1, b"", whole=True),
         Line(3, 5, 5, b"two\r", whole=True),
