@@ -138,7 +138,8 @@ async def test_a_stop_ends_a_paused_job_at_once(settings_for: MakeSettings, *, i
         if is_early:
             job.pause()
         running = asyncio.create_task(job.run())
-        await asyncio.sleep(0.1)
+        while not is_early and job.vitals().rows_left == 400:
+            await asyncio.sleep(0.001)
         job.pause()
         await asyncio.sleep(0.2)
         done = 400 - job.vitals().rows_left
