@@ -64,7 +64,11 @@ class Ledger:
         self._now = now
         self._run_id = ""
         self._pending: list[tuple[bytes, Result | Skip]] = []
-        self._room = asyncio.Semaphore(max_pending)
+        self._max_pending = max_pending
+        self._being_written = 0
+        """Lines of the group on its way to disk."""
+        self._room = asyncio.Event()
+        """Set whenever there may be room again."""
         self._handed_over = 0
         self._told = 0
         """Of the lines that were handed over, those that are on disk and were told of."""
@@ -170,9 +174,10 @@ class Ledger:
             line = encode_result(self._run_id, record)
         else:
             line = encode_skip(self._run_id, record)
-        await self._room.acquire()
-        if self._refusal is not None:
-            self._room.release()  # wakes the next one that waits, to hear the same
+        # Not a semaphore: it would take each line in and let each out by itself, for every row.
+        while self._refusal is None and len(self._pending) + self._being_written >= self._max_pending:
+            self._room.clear()
+            await self._room.wait()
         self._check_open()
         self._pending.append((line, record))
         self._handed_over += 1
@@ -260,7 +265,7 @@ class Ledger:
 
     def _refuse(self, why: LedgerWriteError) -> None:
         self._refusal = self._refusal or why
-        self._room.release()
+        self._room.set()
 
     async def _commit_groups(
         self,
@@ -291,10 +296,11 @@ class Ledger:
             self._timer.cancel()
         if self._pending:
             self._due.set()
+        self._being_written = len(group)
         data = b"".join(line for line, _ in group)
         sync_s = await self._in_thread(partial(self._file.append, data))
-        for _ in group:
-            self._room.release()
+        self._being_written = 0
+        self._room.set()
         results = tuple(record for _, record in group if isinstance(record, Result))
         await on_commit(GroupCommitted(results=results, size_bytes=len(data), sync_s=sync_s))
         self._told += len(group)
