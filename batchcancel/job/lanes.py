@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from batchcancel.api import ServiceClock, Signer
@@ -169,9 +170,7 @@ def open_pace(
 ) -> Pace:
     """Build the paced way to the service of one merchant."""
 
-    async def send(kind: RequestKind, subject: Subject) -> Reply:
-        return await client.send(kind, subject, signer=signer, before_repeat=quota.take)
-
+    send = partial(client.send, signer=signer, before_repeat=quota.take)
     return Pace(send, slots=slots, quota=quota, max_outage_s=settings.options.max_outage, on_event=on_event)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from msgspec import UNSET, Struct
@@ -55,8 +54,7 @@ class LeftOpen(Struct, frozen=True):
 Step = Settled | Seen | Waiting | LeftOpen
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Case:
+class Case(Struct, kw_only=True, eq=False):
     """One invoice on its way: what was asked about it, and what is known of it."""
 
     row: ManifestRow
@@ -65,9 +63,9 @@ class Case:
     """When its first request left, monotonic seconds."""
     held_up_s: float = 0.0
     """How long it has waited for its turn behind other invoices."""
-    posts: list[float] = field(default_factory=list)
+    posts: list[float] = []
     """When each POST that counts left, monotonic seconds."""
-    lookups: list[float] = field(default_factory=list)
+    lookups: list[float] = []
     in_doubt: bool = False
     """Whether a POST has left whose answer is not known yet."""
     unanswered: bool = False
