@@ -74,11 +74,10 @@ def _object(value: object) -> dict[str, object]:
 
 def _id(value: object) -> str | None:
     """Return a JSON string or integer as an id; None for what no id looks like."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER:
-        return str(value)
-    if isinstance(value, str) and not isinstance(value, Number) and 0 < len(value) <= _MAX_TEXT:
-        return value if value.isprintable() else None
-    return None
+    if isinstance(value, str):
+        is_one = not isinstance(value, Number) and 0 < len(value) <= _MAX_TEXT and value.isprintable()
+        return value if is_one else None
+    return _integer(value)
 
 
 def _status(value: object) -> str | None:
@@ -92,15 +91,20 @@ def _status(value: object) -> str | None:
 
 def _amount(value: object) -> str | None:
     """Return a decimal with its digits as received; an exponent is written out."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER:
-        return str(value)
-    match = _DECIMAL.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return _integer(value)
+    match = _DECIMAL.fullmatch(value)
     if match is None:
         return None
     exponent = match["exponent"]
     if exponent is None:
         return str(match[0])
     return f"{Decimal(match[0]):f}" if abs(int(exponent)) <= _MAX_EXPONENT else None
+
+
+def _integer(value: object) -> str | None:
+    is_one = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER
+    return str(value) if is_one else None
 
 
 def _date(value: object) -> str | None:

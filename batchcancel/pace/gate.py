@@ -35,14 +35,14 @@ class Gate:
     @property
     def is_open(self) -> bool:
         """Whether a request may leave now."""
-        return not self._holds and self._quota.pause_left_s <= 0
+        return not self._holds and not self._quota.is_paused
 
     @property
     def held_by(self) -> PauseCause | None:
         """Why no request may leave now; None if one may."""
         if self._holds:
             return PauseCause.BY_HAND if self.is_paused else self._holds[-1]
-        return PauseCause.RATE_LIMITED if self._quota.pause_left_s > 0 else None
+        return PauseCause.RATE_LIMITED if self._quota.is_paused else None
 
     @property
     def is_paused(self) -> bool:

@@ -45,6 +45,11 @@ class Quota:
         """When a pause began whose end has not been told yet."""
 
     @property
+    def is_paused(self) -> bool:
+        """Whether everyone has to wait."""
+        return self._paused_since is not None and self.pause_left_s > 0
+
+    @property
     def pause_left_s(self) -> float:
         """How long everyone has to wait still, in seconds; 0 or less if nobody has to."""
         return self._resumes_at - self._clock()

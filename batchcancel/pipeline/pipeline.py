@@ -305,19 +305,18 @@ class Pipeline:
     async def _close(self, case: Case, ending: _Ending) -> None:
         """Hand an invoice's ending to the sink; until that is done the invoice stays in hand."""
         self._in_hand[case] = ending
-        match ending:
-            case Settled(result):
-                await self._sink.append(result)
-                self._note(case, result)
-            case Seen(sighting):
-                assert self._witness is not None  # noqa: S101 - who looks only has one
-                await self._witness.see(sighting)
-                self._note_sighting(sighting)
-            case Skip():
-                await self._sink.append(ending)
-                self._skips[ending.why] += 1
-            case LeftOpen():
-                self._left_open += 1
+        if isinstance(ending, Settled):  # as nearly all are
+            await self._sink.append(ending.result)
+            self._note(case, ending.result)
+        elif isinstance(ending, Seen):
+            assert self._witness is not None  # noqa: S101 - who looks only has one
+            await self._witness.see(ending.sighting)
+            self._note_sighting(ending.sighting)
+        elif isinstance(ending, Skip):
+            await self._sink.append(ending)
+            self._skips[ending.why] += 1
+        else:
+            self._left_open += 1
         del self._in_hand[case]
         self._exposure.leave(case)
 
