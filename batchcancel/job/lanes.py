@@ -169,7 +169,6 @@ def open_pace(
     on_event: Callable[[Event], None],
 ) -> Pace:
     """Build the paced way to the service of one merchant."""
-
     send = partial(client.send, signer=signer, before_repeat=quota.take)
     return Pace(send, slots=slots, quota=quota, max_outage_s=settings.options.max_outage, on_event=on_event)
 
