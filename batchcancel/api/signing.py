@@ -12,7 +12,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -40,18 +40,26 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return self.portfolio_id or self.merchant_id
 
 
-class SharedSecret(msgspec.Struct, frozen=True, kw_only=True):
-    """A shared-secret key. The secret never shows in a representation."""
+class SharedSecret:
+    """A shared-secret key. It keeps no secret that could show anywhere, only what the secret makes.
 
-    key_id: str
-    secret: bytes
-    """Already base64-decoded."""
-    algorithm: ClassVar[str] = "HS256"
-    is_slow: ClassVar[bool] = False
+    Args:
+        key_id: What the service knows the key by.
+        secret: Already base64-decoded.
+    """
+
+    algorithm: Final = "HS256"
+    is_slow: Final = False
+
+    def __init__(self, *, key_id: str, secret: bytes) -> None:
+        self.key_id: Final = key_id
+        self._keyed: Final = hmac.new(secret, digestmod="sha256")
 
     def sign(self, data: bytes) -> bytes:
         """Return the HMAC with SHA-256."""
-        return hmac.digest(self.secret, data, "sha256")
+        code = self._keyed.copy()  # hashing the secret anew would take a third of the time
+        code.update(data)
+        return code.digest()
 
     def __repr__(self) -> str:
         return f"SharedSecret(key_id={self.key_id!r})"

@@ -243,25 +243,24 @@ class Pace:
                 await self._gate.wait_open()
             await self._slots.acquire()
             try:
-                if await self._may_leave(kind):
+                if not self.quota.is_unlimited:
+                    # A cancelation that waits for its turn gives up at once when the run stops.
+                    await self.quota.take(self.sleep if kind is RequestKind.CANCEL else asyncio.sleep)
+                if self._may_leave(kind):
                     return
             except BaseException:
                 self._slots.release()
                 raise
             self._slots.release()
 
-    async def _may_leave(self, kind: RequestKind) -> bool:
-        """Wait for a request's turn; tell whether it may leave still.
+    def _may_leave(self, kind: RequestKind) -> bool:
+        """Tell whether a request may leave still, now that its turn has come.
 
         Raises:
             RunStoppingError: It is a cancelation, and the run is stopping.
             SafetyStopError: What came back for others means that the run has to stop.
         """
-        # A cancelation that waits for its turn gives up at once when the run stops.
-        in_a_hurry = kind is RequestKind.CANCEL
-        if not self.quota.is_unlimited:
-            await self.quota.take(self.sleep if in_a_hurry else asyncio.sleep)
-        if in_a_hurry and self.is_stopping:
+        if kind is RequestKind.CANCEL and self.is_stopping:
             raise RunStoppingError("no new cancelation leaves")
         if failure := self._too_long or self.quota.too_long or self._key_refused:
             raise failure
