@@ -24,6 +24,7 @@ from batchcancel.cluster.messages import (
     ShardRequest,
 )
 from batchcancel.cluster.packing import MOST_TEXT, Answer, Ask, pack, unpack_answers
+from batchcancel.cluster.pulses import Pulses
 from batchcancel.cluster.shares import Share, Shares
 from batchcancel.errors import ClusterError, LedgerFaultError, SafetyStopError
 from batchcancel.job.lanes import gates_of
@@ -84,6 +85,8 @@ class _Out:
     shard: Shard
     invoices: dict[int, _Open]
     committing: asyncio.Task[Receipt] | None = None
+    is_counted: bool = False
+    """Whether its answers are counted among the rows."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,6 +164,8 @@ class Coordinator:
         self._counts = _Counts()
         self._failures: list[Exception] = []
         self._paused_since: float | None = None
+        self.pulses = Pulses()
+        """What workers say of the shards that are out; whoever drives it keeps it fresh."""
         self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
         """What whoever drives it is to pass on, in that order."""
         self.stopping = asyncio.Event()
@@ -209,16 +214,23 @@ class Coordinator:
     def pause(self) -> None:
         """Have shards taken back, and no more worked on until ``resume``."""
         if self._paused_since is None and not self.stopping.is_set():
-            self._paused_since = monotonic()
             self.wishes.put_nowait(Wish.PAUSE)
-            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+            self.note_pause(is_paused=True)
 
     def resume(self) -> None:
         """End what ``pause`` has begun, if it has."""
         if self._paused_since is not None:
+            self.wishes.put_nowait(Wish.RESUME)
+            self.note_pause(is_paused=False)
+
+    def note_pause(self, *, is_paused: bool) -> None:
+        """Take in that the job is paused or goes on, whoever asked for it."""
+        if is_paused and self._paused_since is None:
+            self._paused_since = monotonic()
+            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+        elif not is_paused and self._paused_since is not None:
             lasted_s = monotonic() - self._paused_since
             self._paused_since = None
-            self.wishes.put_nowait(Wish.RESUME)
             self._work.on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
 
     def stop(self, why: str) -> None:
@@ -257,14 +269,12 @@ class Coordinator:
             open=counts.left_open + in_hand + rows - counts.rows_read - len(self._answered_earlier),
         )
 
-    def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:
-        """Tell what is going on; what only workers know, such as requests in flight, is left at 0."""
-        return Vitals(
-            in_flight=0,
-            allowed_rate=self._shares.rate,
-            set_rate=set_rate,
-            held_by=PauseCause.BY_HAND if self.is_paused else None,
-            rows_left=to_settle - self._counts.results.total(),
+    def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:  # noqa: ARG002 - of the protocol
+        """Tell what is going on, as far as workers have said so; the rate may be another one by now."""
+        return self.pulses.vitals(
+            self.score(),
+            window=self._shares.window,
+            is_paused=self.is_paused,
             is_stopping=self.stopping.is_set(),
         )
 
@@ -277,6 +287,8 @@ class Coordinator:
             to_settle=self._work.opened.check.to_settle,
             outcomes={outcome.value: outcomes[outcome] for outcome in Outcome},
             duration_s=round(monotonic() - self._began_at, 3),
+            rate=self._shares.rate,
+            out=tuple(number for number, out in self._out.items() if not out.is_counted),
         )
 
     # --- shards out -------------------------------------------------------------------------------
@@ -473,8 +485,10 @@ class Coordinator:
         return Receipt(is_over=True, leaves_rest=False, score=self.score())
 
     async def _commit(self, out: _Out, report: ShardReport) -> Receipt:
+        answers = unpack_answers(report.answers)
+        out.is_counted = True
         try:
-            for answer in unpack_answers(report.answers):
+            for answer in answers:
                 await self._take(out, answer)
             await self._ledger.flush()
         except LedgerFaultError as exc:

@@ -44,6 +44,18 @@ def window_for(most: int, *, rate: float | None, concurrency: int) -> int:
     return max(1, min(window, int(rate // _LEAST_SHARE)))
 
 
+def even_rate(rate: float | None, window: int) -> float | None:
+    """Return the requests a second of one shard where nothing was refused; None for no limit."""
+    if rate is None or window == 1:
+        return rate
+    return rate / window - 1 / _TOLERANCE
+
+
+def rate_together(each: float, window: int) -> float:
+    """Return the rate of which ``each`` is the even part."""
+    return each if window == 1 else window * (each + 1 / _TOLERANCE)
+
+
 class Shares:
     """The shares of the shards to come, lower after refusals and then slowly higher again."""
 
@@ -80,6 +92,4 @@ class Shares:
             self._bound = raised if raised < (self._even_rate() or _UNBOUNDED) else None
 
     def _even_rate(self) -> float | None:
-        if self.rate is None or self.window == 1:
-            return self.rate
-        return self.rate / self.window - 1 / _TOLERANCE
+        return even_rate(self.rate, self.window)

@@ -75,10 +75,19 @@ OF_EXTRA: Final = {
     "cluster": (
         "cli.asking",
         "cli.detached",
+        "cli.following",
         "cli.shift",
         *(
             f"cluster.{name}"
-            for name in ("connection", "converter", "running", "submission", "worker", "workflow")
+            for name in (
+                "connection",
+                "converter",
+                "following",
+                "running",
+                "submission",
+                "worker",
+                "workflow",
+            )
         ),
     ),
 }
