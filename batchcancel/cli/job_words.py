@@ -46,8 +46,9 @@ def sentence(job: Followed) -> str:
     ]
     if progress.rate is not None:
         parts.append(f"at most {progress.rate:g} requests a second")
-    if job.ended is None and vitals.workers is not None:
-        parts.append(f"{vitals.in_flight:,} in flight, {workers_text(vitals.workers)}")
+    if job.ended is None:
+        workers = workers_text(vitals)
+        parts.append(f"{vitals.in_flight:,} in flight" + ("" if workers is None else f", {workers}"))
         if vitals.held_by is not None and vitals.held_by is not PauseCause.BY_HAND:
             parts.append(hold_text(vitals.held_by, elsewhere=True))
         parts.append(f"{progress.shards_out} shards out")

@@ -80,9 +80,8 @@ def _how_it_goes(moment: Moment) -> Line:
         Piece(f"{vitals.in_flight:,} in flight"),
         *(Piece(text, "yellow" if is_slowed else "") for text in limit_texts(moment)),
     ]
-    if vitals.workers is not None:
-        is_idle = not vitals.workers.processes
-        pieces.append(Piece(workers_text(vitals.workers), "yellow" if is_idle else ""))
+    if vitals.workers is not None and (text := workers_text(vitals)) is not None:
+        pieces.append(Piece(text, "" if vitals.workers.processes else "yellow"))
     if moment.merchants_stopped:
         pieces.append(Piece(stopped_text(moment.merchants_stopped), "red"))
     return pieces

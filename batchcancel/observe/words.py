@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 from typing import Final
 
-from batchcancel.model import ListProgressed, PauseCause, Vitals, Workers
+from batchcancel.model import ListProgressed, PauseCause, Vitals
 from batchcancel.observe.tracker import Moment
 from batchcancel.observe.watched import Count
 
@@ -30,8 +30,8 @@ def sentence(moment: Moment) -> str:
         f"{moment.vitals.in_flight:,} in flight",
         *limit_texts(moment),
     ]
-    if moment.vitals.workers is not None:
-        going.append(workers_text(moment.vitals.workers))
+    if (workers := workers_text(moment.vitals)) is not None:
+        going.append(workers)
     if moment.eta_s is not None and moment.done < moment.total:
         going.append(f"about {duration_text(moment.eta_s)} left")
     parts = [f"{moment.done:,} of {moment.total:,} invoices: {counts}", ", ".join(going)]
@@ -115,10 +115,14 @@ def hold_text(cause: PauseCause, *, elsewhere: bool) -> str:
     return "paused" if elsewhere and cause is PauseCause.BY_HAND else _HELD_BY[cause]
 
 
-def workers_text(workers: Workers) -> str:
-    """Say how many work on it elsewhere."""
+def workers_text(vitals: Vitals) -> str | None:
+    """Say how many work on it elsewhere; None where it is done here, or nobody is to work on it."""
+    workers = vitals.workers
+    if workers is None:
+        return None
     if not workers.processes:
-        return "no worker at work"
+        is_meant = vitals.is_stopping or vitals.held_by is PauseCause.BY_HAND
+        return None if is_meant else "no worker at work"
     processes = f"{workers.processes:,} {'worker' if workers.processes == 1 else 'workers'}"
     return f"{processes} on {workers.hosts:,} {'host' if workers.hosts == 1 else 'hosts'}"
 
