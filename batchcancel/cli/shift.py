@@ -8,9 +8,10 @@ from contextlib import closing
 from batchcancel.cli import exit_codes, say
 from batchcancel.cli.log import open_log_of
 from batchcancel.cli.signals import signals_cancel, signals_stop
-from batchcancel.cluster.connection import EngineOptions, connect, shard_queue_of
+from batchcancel.cluster.connection import connect, shard_queue_of
 from batchcancel.cluster.worker import ShardWorker
 from batchcancel.settings import Settings
+from batchcancel.settings.engine import EngineOptions
 
 
 async def work(settings: Settings, options: EngineOptions, slots: int, before_run: list[int]) -> int:

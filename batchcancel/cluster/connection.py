@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Struct
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.runtime import Runtime, TelemetryConfig
@@ -19,26 +18,12 @@ from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import Account
 from batchcancel.errors import EngineError, SettingsError
 from batchcancel.settings import Settings
-from batchcancel.settings.secret_files import Secret
+from batchcancel.settings.engine import EngineOptions
 
 JOB_PREFIX: Final = "batchcancel/"
 """How the names of all our workflows begin."""
 _CONNECT_S: Final = 10.0
 _REFUSED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
-
-
-class EngineOptions(Struct, frozen=True, kw_only=True):
-    """Where Temporal is and how it lets us in."""
-
-    address: str = "localhost:7233"
-    namespace: str = "default"
-    task_queue: str | None = None
-    """The workers' queue; None for the one that goes by the account."""
-    tls: bool = False
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    api_key: Secret | None = None
 
 
 async def connect(options: EngineOptions) -> Client:
@@ -103,8 +88,6 @@ def _runtime() -> Runtime:
 
 
 def _tls(options: EngineOptions) -> bool | TLSConfig:
-    if (options.tls_cert is None) is not (options.tls_key is None):
-        raise SettingsError("--tls-cert and --tls-key go together.")
     if options.tls_ca is None and options.tls_cert is None:
         return options.tls or options.api_key is not None
     return TLSConfig(
@@ -140,6 +123,6 @@ def _explained(exc: RPCError, options: EngineOptions) -> EngineError:
     if exc.status in _REFUSED:
         return EngineError(
             f"Temporal at {options.address} refuses this client for the namespace {options.namespace!r}. "
-            "Look at the API key (BATCHCANCEL_TEMPORAL_API_KEY) or at --tls-cert."
+            "Look at the API key (BATCHCANCEL_TEMPORAL_API_KEY or its file) or at --tls-cert."
         )
     return unreachable(options)

@@ -20,7 +20,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from batchcancel.cluster.connection import (
-    EngineOptions,
     account_of,
     shard_queue_of,
     unreachable,
@@ -34,6 +33,7 @@ from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
+from batchcancel.settings.engine import EngineOptions
 
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""

@@ -608,4 +608,4 @@ def test_sample_of_workers_is_what_kubernetes_and_the_command_take(project: Path
     command = group.get_command(click.Context(group), name)
     assert command is not None
     values = command.make_context(name, arguments).params
-    assert values["namespace"] == "batchcancel"
+    assert values["temporal_namespace"] == "batchcancel"

@@ -11,7 +11,6 @@ from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from batchcancel.cli.engine import take_engine_options
 from batchcancel.cluster.connection import (
-    EngineOptions,
     _explained,
     _tls,
     account_of,
@@ -20,16 +19,19 @@ from batchcancel.cluster.connection import (
 )
 from batchcancel.errors import EngineError, SettingsError
 from batchcancel.settings import load_settings
+from batchcancel.settings.engine import EngineOptions
 from batchcancel.settings.secret_files import Secret
 
 FLAGS: dict[str, Any] = {
-    "address": "temporal:7233",
-    "namespace": "default",
-    "task_queue": None,
-    "tls": False,
-    "tls_ca": None,
-    "tls_cert": None,
-    "tls_key": None,
+    "temporal_address": "temporal:7233",
+    "temporal_namespace": None,
+    "temporal_task_queue": None,
+    "temporal_tls": False,
+    "temporal_tls_ca": None,
+    "temporal_tls_cert": None,
+    "temporal_tls_key": None,
+    "config": None,
+    "profile": None,
 }
 CREDENTIALS = {
     "BATCHCANCEL_MERCHANT_ID": "m",
@@ -54,8 +56,6 @@ def test_certificates_are_read_from_their_files(tmp_path: Path) -> None:
     assert _tls(EngineOptions(tls_ca=ca, tls_cert=cert, tls_key=key)) == TLSConfig(
         server_root_ca_cert=b"ca", client_cert=b"cert", client_private_key=b"key"
     )
-    with pytest.raises(SettingsError, match="go together"):
-        _tls(EngineOptions(tls_cert=cert))
     with pytest.raises(SettingsError, match="missing can't be read: No such file"):
         _tls(EngineOptions(tls_ca=tmp_path / "missing"))
 
@@ -89,34 +89,11 @@ def test_an_account_is_environment_host_and_merchant() -> None:
         account_of(inside, merchant_id="m")
 
 
-def test_api_key_comes_from_the_environment_or_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Never from the command line; a file that others can write is refused."""
-    file = tmp_path / "key"
-    file.write_text("of the file\n", encoding="utf-8")
-    file.chmod(0o600)
-    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE", str(file))
-    assert _revealed(take_engine_options(dict(FLAGS))) == b"of the file"
-    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY", "of the variable")
-    with pytest.raises(SettingsError, match="both set"):
-        take_engine_options(dict(FLAGS))
-    monkeypatch.delenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE")
-    options = take_engine_options(dict(FLAGS))
-    assert _revealed(options) == b"of the variable"
-    assert "variable" not in repr(options)
-    file.chmod(0o666)
-    monkeypatch.delenv("BATCHCANCEL_TEMPORAL_API_KEY")
-    monkeypatch.setenv("BATCHCANCEL_TEMPORAL_API_KEY_FILE", str(file))
-    with pytest.raises(SettingsError, match="written by others"):
-        take_engine_options(dict(FLAGS))
-
-
 def test_a_command_s_other_flags_are_left_to_it() -> None:
     """Those that say where Temporal is are taken out."""
     flags = FLAGS | {"env": "test"}
     assert take_engine_options(flags).address == "temporal:7233"
-    assert flags == {"env": "test"}
+    assert flags == {"env": "test", "config": None, "profile": None}
 
 
 def test_library_that_is_missing_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +106,3 @@ def test_library_that_is_missing_is_told_with_what_installs_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "batchcancel.cluster.connection", None)
     with pytest.raises(ModuleNotFoundError):
         take_engine_options(dict(FLAGS))
-
-
-def _revealed(options: EngineOptions) -> bytes:
-    assert options.api_key is not None
-    return options.api_key.reveal()
