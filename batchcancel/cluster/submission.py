@@ -19,6 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from batchcancel.cluster.access import while_let_in
 from batchcancel.cluster.connection import (
     account_of,
     shard_queue_of,
@@ -96,8 +97,14 @@ class Submission:
         """Have shards worked on to the end of the job.
 
         Raises:
-            SafetyStopError: Another job has the quota, or Temporal has ended this one.
+            SafetyStopError: Another job has the quota, or Temporal has ended this one, or lets us in no more.
         """
+        try:
+            await while_let_in(self._engine, self._options, self._hold(coordinator))
+        except EngineError as exc:
+            raise ClusterError(f"{exc} Then run the same command again.") from None
+
+    async def _hold(self, coordinator: Coordinator) -> None:
         await self._take_over(coordinator)
         queue = f"batchcancel-job/{secrets.token_hex(8)}"
         async with self._worker(queue, coordinator.next_shards, coordinator.commit_part):
