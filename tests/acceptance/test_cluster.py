@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -335,6 +336,37 @@ def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: St
     assert b"does not answer" in hosts.said(silent)
     hosts.end(hosts.submit("--rate", "200"))
     assert check_truth(hosts, ids) == 0
+
+
+def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shards(
+    server: Server, start_hosts: StartHosts, command_path: Path
+) -> None:
+    """No written answer is asked for again; the others only once no worker can be at them any more."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = write_manifest(hosts, 900)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200", "--shard-rows", "60")
+    hosts.simulator.wait_for("cancel", 400)
+    submit.kill()
+    hosts.end(submit, -9)
+    answered = {row["invoice_id"] for row in hosts.read_ledger(hosts.folder / "ledger.jsonl")[1:]}
+    assert len(answered) >= 100
+
+    ids = [*map(str, range(200_000, 200_050)), *reversed(ids)]
+    (hosts.folder / "ids.csv").write_text("\n".join(["invoice_id", *ids]) + "\n", encoding="utf-8")
+    hosts.end(hosts.submit("--rate", "200"))
+    repeated = check_truth(hosts, ids)
+    requests = hosts.simulator.requests()
+    times = [request["at"] for request in requests]
+    silence_s, ended_at = max((later - at, at) for at, later in pairwise(times))
+    assert silence_s > _LEASE_S - _HEARTBEAT_S - 0.5, "they were at work until their next heartbeat at most"
+    early = {one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] <= ended_at}
+    late = [one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] > ended_at]
+    assert not answered.intersection(late)
+    assert repeated <= len(early - answered) <= 4 * 60
+    subprocess.run(
+        [command_path, "verify", "ledger.jsonl"], cwd=hosts.folder, check=True, capture_output=True
+    )
 
 
 def test_told_coordinator_ends_as_a_run_does(server: Server, start_hosts: StartHosts) -> None:
