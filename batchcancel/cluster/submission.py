@@ -42,6 +42,10 @@ _AGAIN_S: Final = 1.0
 
 _TAKE_OVER_S: Final = 60.0
 """How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
+_ENDED: Final = (
+    "The job was ended in Temporal, by somebody or by a limit of the server. What its workers had not "
+    "handed in stays open: run the same command again."
+)
 
 
 class Submission:
@@ -111,6 +115,8 @@ class Submission:
             handle = await self._persistently(coordinator, lambda: self._start(queue, coordinator))
             if handle is not None:
                 await self._watch(handle, coordinator)
+            elif not coordinator.aborting.is_set():
+                coordinator.fail(ClusterError(_ENDED))
 
     async def _start(self, queue: str, coordinator: Coordinator) -> WorkflowHandle[Any, Any]:
         record = self._work.record
@@ -165,15 +171,14 @@ class Submission:
 
     async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         try:
-            if await self._persistently(coordinator, handle.result):
-                coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
+            was_canceled = await self._persistently(coordinator, handle.result)
         except WorkflowFailureError:
-            coordinator.fail(
-                ClusterError(
-                    "The job was ended in Temporal, by somebody or by a limit of the server. What its "
-                    "workers had not handed in stays open: run the same command again."
-                )
-            )
+            coordinator.fail(ClusterError(_ENDED))
+            return
+        if was_canceled:
+            coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
+        elif was_canceled is None and not coordinator.aborting.is_set():  # the server knows of none
+            coordinator.fail(ClusterError(_ENDED))
 
     async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         await coordinator.stopping.wait()
