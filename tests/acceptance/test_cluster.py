@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
@@ -30,6 +31,7 @@ import pytest
 import yaml
 
 from batchcancel.cli import batchcancel as group
+from batchcancel.cluster.messages import PROTOCOL
 from batchcancel.pipeline import DRAIN_S
 
 if TYPE_CHECKING:
@@ -586,6 +588,57 @@ def test_worker_refuses_the_shards_of_another_account(server: Server, start_host
     worker.terminate()
 
 
+_OF_A_VERSION: Final = """\
+#!{python} -P
+from batchcancel.cluster import worker
+worker.PROTOCOL = {protocol}
+from batchcancel.cli import main
+main()
+"""
+
+
+@contextmanager
+def of_version(hosts: Hosts, protocol: int) -> Iterator[None]:
+    """Have the commands of the block speak an older or a newer protocol as workers."""
+    path, ours = hosts.folder / "batchcancel", hosts.command
+    path.write_text(_OF_A_VERSION.format(python=sys.executable, protocol=protocol), encoding="utf-8")
+    path.chmod(0o755)
+    hosts.command = path
+    yield
+    hosts.command = ours
+
+
+def test_worker_that_is_older_than_the_job_says_so(server: Server, start_hosts: StartHosts) -> None:
+    """It does not guess what a newer one means: the job stops with a sentence, and nothing was sent."""
+    hosts = start_hosts(server)
+    ids = write_manifest(hosts, 100)
+    with of_version(hosts, PROTOCOL - 1):
+        worker = hosts.worker()
+    submit = hosts.submit()
+    hosts.end(submit, 4)
+    said = hosts.said(submit).decode()
+    assert (
+        f"has batchcancel {version('batchcancel')}, which is older than that of the job. Update it." in said
+    )
+    assert not hosts.simulator.requests()
+    worker.terminate()
+    hosts.end(worker, 143)
+    hosts.worker()
+    hosts.end(hosts.submit())
+    assert check_truth(hosts, ids) == 0
+
+
+def test_worker_that_is_newer_than_the_job_does_it(server: Server, start_hosts: StartHosts) -> None:
+    """Beside one of the job's own version, as during a rollout."""
+    hosts = start_hosts(server)
+    ids = write_manifest(hosts, 400)
+    with of_version(hosts, PROTOCOL + 1):
+        hosts.worker()
+    hosts.worker()
+    hosts.end(hosts.submit("--shard-rows", "50"))
+    assert check_truth(hosts, ids) == 0
+
+
 # --- what is to be mended -------------------------------------------------------------------------
 
 
@@ -603,14 +656,17 @@ def test_server_that_is_not_there_is_told_in_a_sentence(
 
 
 def test_namespace_that_is_not_there_is_told_in_a_sentence(
-    server: Server, run_command: RunCommand, simulator: Simulator
+    server: Server, run_command: RunCommand, simulator: Simulator, tmp_path: Path
 ) -> None:
     """With what makes one."""
-    done = run_command(
-        "worker", "--address", server.address, "--namespace", "nowhere", *simulator.flags, env=simulator.env
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "has no namespace 'nowhere'" in done.stderr
+    (tmp_path / "ids.csv").write_text("invoice_id\n1\n", encoding="utf-8")
+    where = ("--address", server.address, "--namespace", "nowhere")
+    for command in (["submit", "ids.csv", *simulator.flags], ["worker", *simulator.flags], ["pause"]):
+        done = run_command(*command, *where, env=simulator.env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "has no namespace 'nowhere'" in done.stderr
+        assert "temporal operator namespace create" in done.stderr
+    assert not list(tmp_path.glob("*.ledger.jsonl"))
 
 
 def test_flags_that_many_hosts_do_not_know_are_refused(

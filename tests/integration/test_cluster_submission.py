@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class Temporal:
     """How often each invoice was given to a worker."""
     on_start: Callable[[], None] = lambda: None
     """Done just before a workflow would start."""
+    work_on: Callable[[Shard], ShardReport] = all_canceled
+    """What workers do."""
     is_stuck: bool = False
     """Whether no shard is ever handed out."""
     is_deaf: bool = False
@@ -141,7 +144,7 @@ class Temporal:
             for shard in issue.shards:
                 self.asked.update(ask.invoice_id for ask in unpack_asks(shard.rows))
                 offset = shard.number + 1
-                await self.activities["take"](shard.number, all_canceled(shard))
+                await self.activities["take"](shard.number, self.work_on(shard))
         self.memo = None
         return False
 
@@ -331,6 +334,21 @@ async def test_a_workflow_that_is_terminated_stops_the_job(bench: Bench) -> None
     """Rows stay open."""
     bench.temporal.fates["result"] = [WorkflowFailureError(cause=TerminatedError("by somebody"))]
     assert "ended in Temporal" in await bench.stopped()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(zlib.compress(b'[0,"a reason of the future"]'), id="unknown words"),
+        pytest.param(b"packed in another way", id="packed otherwise"),
+    ],
+)
+async def test_answers_of_a_newer_worker_stop_the_job(bench: Bench, answers: bytes) -> None:
+    """They are not asked for over and over; what they say is not shown, and their invoices stay open."""
+    bench.temporal.work_on = lambda _shard: ShardReport(answers=answers, worker="w")
+    said = await bench.stopped()
+    assert "it may be newer. Update this one" in said
+    assert "future" not in said
 
 
 @pytest.mark.parametrize("call", ["start_workflow", "result"])
