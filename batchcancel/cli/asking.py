@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from batchcancel.cli import say, write_out
-from batchcancel.cluster.connection import EngineOptions
 from batchcancel.cluster.messages import Progress
 from batchcancel.cluster.running import RunningJob, asking, find_jobs, the_job
+from batchcancel.settings.engine import EngineOptions
 
 _EVERY_S: Final = 1.0
 

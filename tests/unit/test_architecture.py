@@ -78,7 +78,7 @@ OF_EXTRA: Final = {
         "cli.shift",
         *(
             f"cluster.{name}"
-            for name in ("connection", "converter", "running", "submission", "worker", "workflow")
+            for name in ("access", "connection", "converter", "running", "submission", "worker", "workflow")
         ),
     ),
 }
