@@ -7,20 +7,26 @@ import hashlib
 import json
 import socket
 import socketserver
+import ssl
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from cryptography.x509.oid import NameOID
 from hypothesis import settings
@@ -501,3 +507,85 @@ def start_receiver() -> Iterator[StartReceiver]:
     yield start
     for server in started:
         server.close()
+
+
+class Authority(NamedTuple):
+    """A throwaway certificate authority."""
+
+    folder: Path
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca.pem"
+
+    def server_context(self, *, name: str = "localhost", days: int = 1) -> ssl.SSLContext:
+        """Return a server's context with a certificate for a name, expired if ``days`` is negative."""
+        key, certificate = self.issue(name=name, days=days)
+        path = self.folder / "server.pem"
+        path.write_bytes(key + certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+    def issue(self, *, name: str = "localhost", days: int = 1) -> tuple[bytes, bytes]:
+        """Return a key and a certificate for it, both PEM, that a server or a client may show."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+        names = [x509.DNSName(name), x509.IPAddress(IPv4Address("127.0.0.2"))]
+        certificate = (
+            _builder(subject, key, days)
+            .issuer_name(self.certificate.subject)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        return (
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            certificate.public_bytes(Encoding.PEM),
+        )
+
+
+def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=10))
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """Give a certificate authority that nobody trusts by default."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway root")])
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=True,
+        crl_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        _builder(subject, key, days=1)
+        .issuer_name(subject)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path / "authority"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return Authority(folder, key, certificate)

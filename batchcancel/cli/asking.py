@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from batchcancel.cli import say, write_out
 from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.job_words import exit_code_of, json_line, sentence
-from batchcancel.cluster.connection import EngineOptions
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.running import LOOK_EVERY_S, asking, find_jobs, the_job
 from batchcancel.observe.progress import can_show_a_view
+from batchcancel.settings.engine import EngineOptions
 
 
 async def show_jobs(

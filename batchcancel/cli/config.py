@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchcancel.cli import say, write_out
+from batchcancel.cli.engine import add_engine_flags
 from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.flags import add_flags, given
 from batchcancel.cli.help import TaskCommand, complete_path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 )
 @click.argument("manifests", nargs=-1, metavar="[MANIFEST]...", shell_complete=complete_path)
 @add_flags()
+@add_engine_flags
 def config(manifests: tuple[str, ...], **flags: Any) -> int:  # noqa: ANN401 - checked by settings
     """Show the value of every option of a run and where it came from; secrets are masked.
 

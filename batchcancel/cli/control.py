@@ -9,6 +9,7 @@ import click
 
 from batchcancel.cli import say
 from batchcancel.cli.engine import add_engine_flags, take_engine_options
+from batchcancel.cli.flags import add_flags
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.settings.options import Task
 
@@ -26,6 +27,7 @@ _job = click.argument("job", required=False, metavar="[JOB]")
 @flag("--follow", task=Task.OUTPUT, is_flag=True, help="say it again every second, until the job has ended")
 @flag("--json", "as_json", task=Task.OUTPUT, is_flag=True, help="write it as JSON, a line each time")
 @add_engine_flags
+@add_flags(())
 def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> int:  # noqa: ANN401 - of the engine
     """Say how far the jobs of 'batchcancel submit' are.
 
@@ -47,6 +49,7 @@ def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> int
 )
 @_job
 @add_engine_flags
+@add_flags(())
 def pause(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """Let no new cancelation of a job leave until 'batchcancel resume'.
 
@@ -63,6 +66,7 @@ def pause(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engin
 )
 @_job
 @add_engine_flags
+@add_flags(())
 def resume(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """Let a job go on that was paused."""
     _tell(job, flags, "resume", said="goes on")
@@ -77,6 +81,7 @@ def resume(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engi
 @click.argument("rate", type=click.FloatRange(0, 100_000, min_open=True), metavar="RATE")
 @_job
 @add_engine_flags
+@add_flags(())
 def set_rate(rate: float, job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """Set how many requests a second a job may send, on all workers together."""
     _tell(job, flags, "set_rate", rate, said=f"sends at most {rate:g} requests a second")
@@ -90,6 +95,7 @@ def set_rate(rate: float, job: str | None, **flags: Any) -> None:  # noqa: ANN40
 )
 @_job
 @add_engine_flags
+@add_flags(())
 def cancel(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """End a job: what is in flight is waited for and written, and 'submit' ends with code 7.
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from batchcancel.cli import say, write_out
-from batchcancel.cluster.connection import EngineOptions
 from batchcancel.cluster.running import asking, find_jobs
 from batchcancel.errors import SettingsError
 from batchcancel.settings import Settings
+from batchcancel.settings.engine import EngineOptions
 
 _EVERY_S: Final = 0.3
 

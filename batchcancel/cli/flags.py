@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from batchcancel.cli.help import complete_path, flag
 from batchcancel.cli.mistakes import Word
-from batchcancel.settings.options import HINTS, Options, Task
+from batchcancel.settings.options import HINTS, Options, Task, flag_of
 
 
 def _flags() -> tuple[str, ...]:
@@ -57,8 +57,7 @@ def add_flags(names: Collection[str] = FLAGS) -> Callable[[Callable[..., Any]], 
         command = _PROFILE(command)
         command = _CONFIG(command)
         for name in reversed([one for one in FLAGS if one in names]):
-            hint, meta = get_args(HINTS[name])
-            command = _option(name, hint, meta)(command)
+            command = option(name)(command)
         return command
 
     return add
@@ -69,11 +68,18 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not False}
 
 
-def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401
+def option(name: str, *, task: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the flag of one option to a command.
+
+    Args:
+        name: Of the option.
+        task: The section of the help, for one that does not say it by itself.
+    """
+    hint, meta = get_args(HINTS[name])
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     kind = kinds[0]
     extra = meta.extra or {}
-    attributes: dict[str, Any] = {"default": None, "help": _help(name, meta), "task": extra["task"]}
+    attributes: dict[str, Any] = {"default": None, "help": _help(name, meta), "task": task or extra["task"]}
     if kind is bool:
         attributes["is_flag"] = True
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
@@ -82,7 +88,7 @@ def _option(name: str, hint: Any, meta: Meta) -> Callable[[Callable[..., Any]], 
         attributes |= {"metavar": extra["metavar"], "multiple": get_origin(kind) is tuple}
     if extra["metavar"] in _PATHS:
         attributes["shell_complete"] = complete_path
-    return flag("--" + name.replace("_", "-"), name, **attributes)
+    return flag(flag_of(name), name, **attributes)
 
 
 def _help(name: str, meta: Meta) -> str:

@@ -8,9 +8,11 @@ from contextlib import closing
 from batchcancel.cli import exit_codes, say
 from batchcancel.cli.log import open_log_of
 from batchcancel.cli.signals import signals_cancel, signals_stop
-from batchcancel.cluster.connection import EngineOptions, connect, shard_queue_of
+from batchcancel.cluster.access import while_let_in
+from batchcancel.cluster.connection import connect, shard_queue_of
 from batchcancel.cluster.worker import ShardWorker
 from batchcancel.settings import Settings
+from batchcancel.settings.engine import EngineOptions
 
 
 async def work(settings: Settings, options: EngineOptions, slots: int, before_run: list[int]) -> int:
@@ -32,7 +34,8 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
         leave = _Leave(shards)
         with signals_stop(leave, cancels=True) as stops:
             say(f"batchcancel worker: up to {slots} shards of {queue}, from Temporal at {options.address}")
-            await shards.run(engine, queue, slots=slots, leaving=leave.asked)
+            working = shards.run(engine, queue, slots=slots, leaving=leave.asked)
+            await while_let_in(engine, options, working)
     return exit_codes.of_signal(stops.received[0])
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Struct
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.runtime import Runtime, TelemetryConfig
@@ -19,26 +19,18 @@ from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import Account
 from batchcancel.errors import EngineError, SettingsError
 from batchcancel.settings import Settings
-from batchcancel.settings.secret_files import Secret
+from batchcancel.settings.engine import EngineOptions
 
 JOB_PREFIX: Final = "batchcancel/"
 """How the names of all our workflows begin."""
 _CONNECT_S: Final = 10.0
-_REFUSED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
-
-
-class EngineOptions(Struct, frozen=True, kw_only=True):
-    """Where Temporal is and how it lets us in."""
-
-    address: str = "localhost:7233"
-    namespace: str = "default"
-    task_queue: str | None = None
-    """The workers' queue; None for the one that goes by the account."""
-    tls: bool = False
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    api_key: Secret | None = None
+REFUSED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
+"""What a server says that does not let us in."""
+_STATUS: Final = re.compile(r"Status \{ code: (\w+),")
+_REFUSED_WORDS: Final = frozenset({"PermissionDenied", "Unauthenticated"})
+_NO_PEM: Final = ("ParseError", "KeyMismatch", "NoCertificatesPresented")
+_HUNG_UP: Final = ("transport error", "connection closed")
+"""The same, as the SDK writes them into its error when the first call of a connection fails."""
 
 
 async def connect(options: EngineOptions) -> Client:
@@ -63,8 +55,10 @@ async def connect(options: EngineOptions) -> Client:
                 DescribeNamespaceRequest(namespace=options.namespace)
             )
     except RPCError as exc:
-        raise _explained(exc, options) from None
-    except (RuntimeError, TimeoutError, ValueError):  # the SDK's words may quote what it was given
+        raise _explained(exc.status, options) from None
+    except RuntimeError as exc:  # its words may quote what it was given, and are not passed on
+        raise _translated(str(exc), options) from None
+    except (TimeoutError, ValueError):
         raise unreachable(options) from None
     return client
 
@@ -103,8 +97,6 @@ def _runtime() -> Runtime:
 
 
 def _tls(options: EngineOptions) -> bool | TLSConfig:
-    if (options.tls_cert is None) is not (options.tls_key is None):
-        raise SettingsError("--tls-cert and --tls-key go together.")
     if options.tls_ca is None and options.tls_cert is None:
         return options.tls or options.api_key is not None
     return TLSConfig(
@@ -131,15 +123,53 @@ def unreachable(options: EngineOptions) -> EngineError:
     )
 
 
-def _explained(exc: RPCError, options: EngineOptions) -> EngineError:
-    if exc.status is RPCStatusCode.NOT_FOUND:
+def _explained(status: RPCStatusCode, options: EngineOptions) -> EngineError:
+    if status is RPCStatusCode.NOT_FOUND:
         return EngineError(
             f"Temporal at {options.address} has no namespace {options.namespace!r}. Name another one with "
             "--namespace, or have it made: temporal operator namespace create."
         )
-    if exc.status in _REFUSED:
-        return EngineError(
-            f"Temporal at {options.address} refuses this client for the namespace {options.namespace!r}. "
-            "Look at the API key (BATCHCANCEL_TEMPORAL_API_KEY) or at --tls-cert."
-        )
+    if status in REFUSED:
+        return refused(options)
     return unreachable(options)
+
+
+def refused(options: EngineOptions) -> EngineError:
+    """Return the error that says that we are not let in."""
+    return EngineError(
+        f"Temporal at {options.address} refuses this client for the namespace {options.namespace!r}. "
+        "Look at the API key (BATCHCANCEL_TEMPORAL_API_KEY or its file) or at --tls-cert."
+    )
+
+
+def _translated(words: str, options: EngineOptions) -> EngineError:
+    """Return what the SDK's words about a failed connection mean for who has to mend it.
+
+    It has no other way to tell. What is not known by its words is a server that can't be reached.
+    """
+    status = _STATUS.search(words)
+    if status is not None and status[1] in _REFUSED_WORDS:
+        return refused(options)
+    if "InvalidCertificate(NotValidForName" in words:
+        why = "shows a certificate for another name. Use the name that it is for in --address."
+    elif "InvalidCertificate(Expired" in words:
+        why = "shows a certificate that has expired."
+    elif "InvalidCertificate(" in words:
+        why = "shows a certificate that is not trusted. Name the root that signed it with --tls-ca."
+    elif "InvalidMessage(" in words:
+        why = "does not speak TLS. Leave out --tls and certificates, and an API key, which needs it."
+    elif any(mark in words for mark in _NO_PEM):
+        why = "was not called: --tls-cert and --tls-key are no certificate and its key, in PEM."
+    elif any(mark in words for mark in _HUNG_UP):
+        why = f"hangs up. {_what_it_may_want(options)}"
+    else:
+        return unreachable(options)
+    return EngineError(f"Temporal at {options.address} {why} Nothing was sent.")
+
+
+def _what_it_may_want(options: EngineOptions) -> str:
+    if options.tls_cert is not None:
+        return "It may not take the certificate of --tls-cert."
+    if options.tls or options.tls_ca is not None or options.api_key is not None:
+        return "It may want a certificate: --tls-cert and --tls-key."
+    return "It may want TLS: --tls, or --tls-ca with its root."

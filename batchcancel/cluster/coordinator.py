@@ -494,6 +494,8 @@ class Coordinator:
         except LedgerFaultError as exc:
             self.fail(exc)
             raise
+        except ClusterError as exc:  # none of them was taken: their invoices stay open
+            self.fail(exc)
         if report.stop is not None:
             self.fail(_failure_of(report))
         self._shares.learn(report.refused_at)

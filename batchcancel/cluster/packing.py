@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Struct
 
+from batchcancel.errors import ClusterError
 from batchcancel.model import ManifestRow, MatchField, Reason, ResolvedBy, Result, Standing
 
 MOST_ROWS: Final = 1000
@@ -156,8 +157,19 @@ def unpack_asks(packed: bytes) -> list[Ask]:
 
 
 def unpack_answers(packed: bytes) -> list[Answer]:
-    """Return answers, in the order in which they came."""
-    return _ANSWERS.decode_lines(_lines(packed))
+    """Return answers, in the order in which they came.
+
+    Raises:
+        ClusterError: They are none that this version knows: a newer worker may have found what it has no word
+            for. What they say is not shown.
+    """
+    try:
+        return _ANSWERS.decode_lines(_lines(packed))
+    except (msgspec.MsgspecError, zlib.error):
+        raise ClusterError(
+            "A worker has sent answers that this version of batchcancel does not understand: it may be "
+            "newer. Update this one, and run the same command again: look-ups find out what was done."
+        ) from None
 
 
 _ASKS: Final = msgspec.json.Decoder(Ask)

@@ -19,7 +19,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster.connection import (
     JOB_PREFIX,
-    EngineOptions,
     connect,
     unreachable,
     workflow_id_of,
@@ -29,6 +28,7 @@ from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
 from batchcancel.cluster.messages import Account, Memo, Progress, Pulse
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError
+from batchcancel.settings.engine import EngineOptions
 
 MEMO: Final = "job"
 _ANSWER: Final = timedelta(seconds=5)

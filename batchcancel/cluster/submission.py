@@ -19,8 +19,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from batchcancel.cluster.access import while_let_in
 from batchcancel.cluster.connection import (
-    EngineOptions,
     account_of,
     shard_queue_of,
     unreachable,
@@ -41,6 +41,7 @@ from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
+from batchcancel.settings.engine import EngineOptions
 
 _LOOK: Final = timedelta(seconds=2)
 _AGAIN_S: Final = 1.0
@@ -49,6 +50,10 @@ _AGAIN_S: Final = 1.0
 
 _TAKE_OVER_S: Final = 60.0
 """How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
+_ENDED: Final = (
+    "The job was ended in Temporal, by somebody or by a limit of the server. What its workers had not "
+    "handed in stays open: run the same command again."
+)
 
 
 class Submission:
@@ -104,14 +109,22 @@ class Submission:
         """Have shards worked on to the end of the job.
 
         Raises:
-            SafetyStopError: Another job has the quota, or Temporal has ended this one.
+            SafetyStopError: Another job has the quota, or Temporal has ended this one, or lets us in no more.
         """
+        try:
+            await while_let_in(self._engine, self._options, self._hold(coordinator))
+        except EngineError as exc:
+            raise ClusterError(f"{exc} Then run the same command again.") from None
+
+    async def _hold(self, coordinator: Coordinator) -> None:
         await self._take_over(coordinator)
         queue = f"batchcancel-job/{secrets.token_hex(8)}"
         async with self._worker(queue, coordinator.next_shards, coordinator.commit_part):
             handle = await self._persistently(coordinator, lambda: self._start(queue, coordinator))
             if handle is not None:
                 await self._watch(handle, coordinator)
+            elif not coordinator.aborting.is_set():
+                coordinator.fail(ClusterError(_ENDED))
 
     async def _start(self, queue: str, coordinator: Coordinator) -> WorkflowHandle[Any, Any]:
         record = self._work.record
@@ -168,15 +181,13 @@ class Submission:
     async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         try:
             ended: Ended | None = await self._persistently(coordinator, handle.result)
-            if ended is not None and ended.is_canceled:
-                coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
         except WorkflowFailureError:
-            coordinator.fail(
-                ClusterError(
-                    "The job was ended in Temporal, by somebody or by a limit of the server. What its "
-                    "workers had not handed in stays open: run the same command again."
-                )
-            )
+            coordinator.fail(ClusterError(_ENDED))
+            return
+        if ended is not None and ended.is_canceled:
+            coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
+        elif ended is None and not coordinator.aborting.is_set():  # the server knows of none
+            coordinator.fail(ClusterError(_ENDED))
 
     async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         await coordinator.stopping.wait()

@@ -24,6 +24,7 @@ from batchcancel.settings.checks import (
 )
 from batchcancel.settings.conditions import read_age, read_count, read_matches
 from batchcancel.settings.credentials import check_given, missing_credentials, read_credentials
+from batchcancel.settings.engine import read_engine_options
 from batchcancel.settings.options import SECRETS, Options
 from batchcancel.settings.receivers import read_receivers
 from batchcancel.settings.sources import Gathering, Given, gather
@@ -118,6 +119,7 @@ def _explain(
         missing.append(MISSING_LEDGER)
     check_paths(options, ledger or (Path(options.ledger) if options.ledger else None), manifests)
     check_metrics(options, gathering.sources)
+    read_engine_options(options, sources=gathering.sources, warnings=gathering.warnings)
     receivers = read_receivers(options, sources=gathering.sources, environ=environ)
     derived = {
         "base_url": Source(value=base_url, source=DEFAULT),

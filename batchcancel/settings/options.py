@@ -47,6 +47,10 @@ def _key(description: str) -> Meta:
     return Meta(description=description, extra={"flag": False})
 
 
+def _engine(description: str, metavar: str | None = None) -> Meta:
+    return Meta(description=description, extra={"flag": False, "metavar": metavar})
+
+
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The options as they were given; ``Settings`` is what follows from them."""
 
@@ -250,6 +254,19 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     ca_file: Annotated[str | None, _key("private root certificates, PEM")] = None
     proxy: Annotated[str | None, _key("proxy URL")] = None
+    temporal_address: Annotated[str, _engine("where Temporal's frontend listens", "HOST:PORT")] = (
+        "localhost:7233"
+    )
+    temporal_namespace: Annotated[str, _engine("the namespace there", "NAME")] = "default"
+    temporal_task_queue: Annotated[
+        str | None, _engine("the workers' queue (default: by environment, host and merchant)", "NAME")
+    ] = None
+    temporal_tls: Annotated[bool, _engine("use TLS, with public roots")] = False
+    temporal_tls_ca: Annotated[str | None, _engine("the server's root, PEM; switches TLS on", "FILE")] = None
+    temporal_tls_cert: Annotated[str | None, _engine("our certificate, PEM; switches TLS on", "FILE")] = None
+    temporal_tls_key: Annotated[str | None, _engine("its private key, PEM", "FILE")] = None
+    temporal_api_key: Annotated[str | None, _engine("the API key; switches TLS on")] = None
+    temporal_api_key_file: Annotated[str | None, _engine("a file that holds the API key")] = None
 
     def __repr__(self) -> str:
         """Show which options there are, never their values: some are secret."""
@@ -269,15 +286,35 @@ LISTS: Final = frozenset({"keep", "match"})
 PERCENTAGES: Final = frozenset({"max_error_rate", "max_mismatch"})
 """Options in percent; the sign may be written or left out."""
 SECRETS: Final = frozenset(
-    {"shared_secret", "p12_password", "mle_response_key_password", "ping_url", "notify_url"}
+    {
+        "shared_secret",
+        "p12_password",
+        "mle_response_key_password",
+        "ping_url",
+        "notify_url",
+        "temporal_api_key",
+    }
 )
 """Options that are secret; each has a twin ``_file`` that names a file with the secret."""
 FILES: Final = frozenset(
     {"p12_file", "mle_cert_file", "mle_response_key_file", "ca_file", "exclude", "plan"}
+    | {"temporal_tls_ca", "temporal_tls_cert", "temporal_tls_key"}
     | {f"{name}_file" for name in SECRETS}
 )
 """Options that name a file to read; in the configuration file, relative to it."""
+ENGINE_PREFIX: Final = "temporal_"
+"""How options begin that say where the engine of many hosts is; their flags leave it out."""
+ENGINE: Final = tuple(name for name in Options.__struct_fields__ if name.startswith(ENGINE_PREFIX))
+"""Those options; commands that need them have the flags of all but the secret."""
 NOT_FOR_THE_RECORD: Final = frozenset(
-    {"proxy", "p12_file", "mle_response_key_file"} | SECRETS | {f"{name}_file" for name in SECRETS}
+    {"proxy", "p12_file", "mle_response_key_file"}
+    | SECRETS
+    | {f"{name}_file" for name in SECRETS}
+    | set(ENGINE)
 )
 """Options that no record shows."""
+
+
+def flag_of(name: str) -> str:
+    """Return how an option is called on the command line."""
+    return "--" + name.removeprefix(ENGINE_PREFIX).replace("_", "-")

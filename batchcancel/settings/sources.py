@@ -13,13 +13,11 @@ import msgspec
 
 from batchcancel.errors import SettingsError
 from batchcancel.settings.config_file import CONFIG_NAME, ConfigFile, find_config
-from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS
+from batchcancel.settings.options import FILES, FLAG_ONLY, HINTS, LISTS, PERCENTAGES, SECRETS, flag_of
 from batchcancel.settings.secret_files import check_mode
 from batchcancel.settings.takes import allowed, choices
 
 ENV_PREFIX: Final = "BATCHCANCEL_"
-_OF_THE_ENGINE: Final = "temporal_"
-"""How variables go on that say where the engine of many hosts is: commands that need it read them."""
 _A_SLIP: Final = 0.85
 """How like an option's name one has to be that can only be a slip of the pen: a letter or two."""
 
@@ -109,14 +107,13 @@ class Gathering:
         _refuse_unknown(flags, "option")
         for name, value in flags.items():
             if value is not None and value != ():
-                self.put(name, value, "--" + name.replace("_", "-"), Rank.FLAG)
+                self.put(name, value, flag_of(name), Rank.FLAG)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         """Take over the variables ``BATCHCANCEL_...`` that are not empty."""
         for variable, value in environ.items():
             name = variable.removeprefix(ENV_PREFIX).lower()
-            is_of_others = name in {"config", "profile"} or name.startswith(_OF_THE_ENGINE)
-            if not variable.startswith(ENV_PREFIX) or not value or is_of_others:
+            if not variable.startswith(ENV_PREFIX) or not value or name in {"config", "profile"}:
                 continue
             if _is_service_link(name, value):
                 continue

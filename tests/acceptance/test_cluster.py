@@ -15,21 +15,28 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 import click
+import grpc
 import kubernetes_validate
 import pytest
 import yaml
 
 from batchcancel.cli import batchcancel as group
+from batchcancel.cluster.messages import PROTOCOL
 from batchcancel.pipeline import DRAIN_S
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartSimulator
+    from tests.conftest import Authority
 
 _SERVER: Final = Path(sys.executable).parent / "temporal"
 _KNOWN: Final = {"x86_64": "712217694cac9f786a72d4b6c876cd15f3dcf1bf31434d9fed6af25242a327a0"}
@@ -333,6 +340,37 @@ def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: St
     assert check_truth(hosts, ids) == 0
 
 
+def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shards(
+    server: Server, start_hosts: StartHosts, command_path: Path
+) -> None:
+    """No written answer is asked for again; the others only once no worker can be at them any more."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = write_manifest(hosts, 900)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200", "--shard-rows", "60")
+    hosts.simulator.wait_for("cancel", 400)
+    submit.kill()
+    hosts.end(submit, -9)
+    answered = {row["invoice_id"] for row in hosts.read_ledger(hosts.folder / "ledger.jsonl")[1:]}
+    assert len(answered) >= 100
+
+    ids = [*map(str, range(200_000, 200_050)), *reversed(ids)]
+    (hosts.folder / "ids.csv").write_text("\n".join(["invoice_id", *ids]) + "\n", encoding="utf-8")
+    hosts.end(hosts.submit("--rate", "200"))
+    repeated = check_truth(hosts, ids)
+    requests = hosts.simulator.requests()
+    times = [request["at"] for request in requests]
+    silence_s, ended_at = max((later - at, at) for at, later in pairwise(times))
+    assert silence_s > _LEASE_S - _HEARTBEAT_S - 0.5, "they were at work until their next heartbeat at most"
+    early = {one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] <= ended_at}
+    late = [one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] > ended_at]
+    assert not answered.intersection(late)
+    assert repeated <= len(early - answered) <= 4 * 60
+    subprocess.run(
+        [command_path, "verify", "ledger.jsonl"], cwd=hosts.folder, check=True, capture_output=True
+    )
+
+
 def test_told_coordinator_ends_as_a_run_does(server: Server, start_hosts: StartHosts) -> None:
     """Its workers drain, what they have is written, and the next one goes on; nothing is asked again."""
     hosts = start_hosts(server, "--latency-ms", "20")
@@ -550,6 +588,57 @@ def test_worker_refuses_the_shards_of_another_account(server: Server, start_host
     worker.terminate()
 
 
+_OF_A_VERSION: Final = """\
+#!{python} -P
+from batchcancel.cluster import worker
+worker.PROTOCOL = {protocol}
+from batchcancel.cli import main
+main()
+"""
+
+
+@contextmanager
+def of_version(hosts: Hosts, protocol: int) -> Iterator[None]:
+    """Have the commands of the block speak an older or a newer protocol as workers."""
+    path, ours = hosts.folder / "batchcancel", hosts.command
+    path.write_text(_OF_A_VERSION.format(python=sys.executable, protocol=protocol), encoding="utf-8")
+    path.chmod(0o755)
+    hosts.command = path
+    yield
+    hosts.command = ours
+
+
+def test_worker_that_is_older_than_the_job_says_so(server: Server, start_hosts: StartHosts) -> None:
+    """It does not guess what a newer one means: the job stops with a sentence, and nothing was sent."""
+    hosts = start_hosts(server)
+    ids = write_manifest(hosts, 100)
+    with of_version(hosts, PROTOCOL - 1):
+        worker = hosts.worker()
+    submit = hosts.submit()
+    hosts.end(submit, 4)
+    said = hosts.said(submit).decode()
+    assert (
+        f"has batchcancel {version('batchcancel')}, which is older than that of the job. Update it." in said
+    )
+    assert not hosts.simulator.requests()
+    worker.terminate()
+    hosts.end(worker, 143)
+    hosts.worker()
+    hosts.end(hosts.submit())
+    assert check_truth(hosts, ids) == 0
+
+
+def test_worker_that_is_newer_than_the_job_does_it(server: Server, start_hosts: StartHosts) -> None:
+    """Beside one of the job's own version, as during a rollout."""
+    hosts = start_hosts(server)
+    ids = write_manifest(hosts, 400)
+    with of_version(hosts, PROTOCOL + 1):
+        hosts.worker()
+    hosts.worker()
+    hosts.end(hosts.submit("--shard-rows", "50"))
+    assert check_truth(hosts, ids) == 0
+
+
 # --- what is to be mended -------------------------------------------------------------------------
 
 
@@ -567,14 +656,17 @@ def test_server_that_is_not_there_is_told_in_a_sentence(
 
 
 def test_namespace_that_is_not_there_is_told_in_a_sentence(
-    server: Server, run_command: RunCommand, simulator: Simulator
+    server: Server, run_command: RunCommand, simulator: Simulator, tmp_path: Path
 ) -> None:
     """With what makes one."""
-    done = run_command(
-        "worker", "--address", server.address, "--namespace", "nowhere", *simulator.flags, env=simulator.env
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "has no namespace 'nowhere'" in done.stderr
+    (tmp_path / "ids.csv").write_text("invoice_id\n1\n", encoding="utf-8")
+    where = ("--address", server.address, "--namespace", "nowhere")
+    for command in (["submit", "ids.csv", *simulator.flags], ["worker", *simulator.flags], ["pause"]):
+        done = run_command(*command, *where, env=simulator.env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "has no namespace 'nowhere'" in done.stderr
+        assert "temporal operator namespace create" in done.stderr
+    assert not list(tmp_path.glob("*.ledger.jsonl"))
 
 
 def test_flags_that_many_hosts_do_not_know_are_refused(
@@ -590,6 +682,272 @@ def test_flags_that_many_hosts_do_not_know_are_refused(
     alone = run_command("worker", "--env", "sandbox")
     assert alone.returncode == 2
     assert "--base-url" in alone.stderr
+
+
+# --- TLS, certificates, an API key ------------------------------------------------------------------
+
+
+_DETAILS: Final = "grpc-status-details-bin"
+"""Where a server says more about an error than its code, which the SDK goes by."""
+
+
+class Gate(grpc.GenericRpcHandler):
+    """Speaks TLS before the server, which does not; lets in who has a key, and knows what was shown."""
+
+    def __init__(self, server: Server) -> None:
+        self.keys: set[str] | None = None
+        """Those that are let in; None for everybody."""
+        self.shown: set[str | None] = set()
+        self.port = 0
+        self._channel = grpc.insecure_channel(server.address)
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Take every call: all that the SDK makes have one request and one reply."""
+        return grpc.unary_unary_rpc_method_handler(partial(self._pass_on, details.method))
+
+    def _pass_on(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        metadata = {name: str(value) for name, value in context.invocation_metadata()}
+        shown = metadata.get("authorization")
+        self.shown.add(shown)
+        if self.keys is not None and shown not in {f"Bearer {key}" for key in self.keys}:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"{shown} is no good")
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
+        passed_on = tuple((name, value) for name, value in metadata.items() if name.startswith("temporal-"))
+        call = ask.future(request, timeout=context.time_remaining(), metadata=passed_on)
+        context.add_callback(partial(_cancel, call))
+        try:
+            return call.result()
+        except grpc.RpcError as exc:
+            more = [(one.key, one.value) for one in exc.trailing_metadata() or () if one.key == _DETAILS]
+            context.set_trailing_metadata(tuple(more))
+            context.abort(exc.code(), exc.details() or "")
+
+
+def _cancel(call: grpc.Future[bytes]) -> None:
+    """Let a call go that nobody waits for any more."""
+    call.cancel()
+
+
+class OpenGate(Protocol):
+    """Opens a gate, which closes with the test."""
+
+    def __call__(self, *, mutual: bool = False) -> Gate:
+        """Open one before the server; with ``mutual`` it wants a certificate of the authority's."""
+        ...
+
+
+@pytest.fixture
+def open_gate(server: Server, authority: Authority) -> Iterator[OpenGate]:
+    """Open gates before the server, which show a certificate for localhost."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*, mutual: bool = False) -> Gate:
+            gate = Gate(server)
+            doors = grpc.server(ThreadPoolExecutor(100), handlers=[gate])
+            root = authority.ca_file.read_bytes() if mutual else None
+            credentials = grpc.ssl_server_credentials([authority.issue()], root, require_client_auth=mutual)
+            gate.port = doors.add_secure_port("127.0.0.1:0", credentials)
+            doors.start()
+            stack.callback(lambda: doors.stop(None).wait())
+            return gate
+
+        yield start
+
+
+def write_pair(folder: Path, authority: Authority) -> tuple[str, ...]:
+    """Write a certificate of an authority's and its key; return the flags that name them."""
+    key, certificate = authority.issue(name="client")
+    (folder / "client.key").write_bytes(key)
+    (folder / "client.pem").write_bytes(certificate)
+    return ("--tls-cert", str(folder / "client.pem"), "--tls-key", str(folder / "client.key"))
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["its certificate", "a certificate of ours too"])
+def test_job_is_done_over_tls(
+    server: Server, start_hosts: StartHosts, open_gate: OpenGate, authority: Authority, *, mutual: bool
+) -> None:
+    """With a root of one's own, by worker, submit and status; nothing else differs."""
+    gate = open_gate(mutual=mutual)
+    hosts = start_hosts(server, "--latency-ms", "20")
+    hosts.address = gate.address
+    pair = write_pair(hosts.folder, authority) if mutual else ()
+    ids = write_manifest(hosts, 200)
+    (hosts.folder / "batchcancel.toml").write_text(f"temporal_tls_ca = '{authority.ca_file}'\n", "utf-8")
+    worker = hosts.start("worker", *pair, *hosts.simulator.flags)
+    submit = hosts.submit("--rate", "100", *pair)
+    hosts.simulator.wait_for("cancel", 20)
+    (job,) = hosts.end(hosts.start("status", "--json", *pair)).splitlines()
+    assert json.loads(job)["ledger"] == str(hosts.folder / "ledger.jsonl")
+    assert "Complete" in hosts.end(submit)
+    assert check_truth(hosts, ids) == 0
+    worker.terminate()
+    hosts.end(worker, 143)
+
+
+@dataclass
+class Doors:
+    """What can be knocked at, and what may be shown there."""
+
+    addresses: dict[str, str]
+    flags: dict[str, tuple[str, ...]]
+
+
+@pytest.fixture
+def doors(server: Server, open_gate: OpenGate, authority: Authority, tmp_path: Path) -> Doors:
+    """Open a gate of each kind; one of them under a name that its certificate is not for."""
+    tls = open_gate().address
+    root = ("--tls-ca", str(authority.ca_file))
+    pair = write_pair(tmp_path, authority)
+    (tmp_path / "client.key").write_bytes(authority.issue()[0])
+    return Doors(
+        addresses={
+            "TLS": tls,
+            "numeric": tls.replace("localhost", "127.0.0.1"),
+            "mutual": open_gate(mutual=True).address,
+            "plain": server.address,
+        },
+        flags={
+            "root": root,
+            "public roots": ("--tls",),
+            "another root": ("--tls-ca", str(tmp_path / "client.pem")),
+            "nothing": (),
+            "another's key": (*root, *pair),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("door", "shown", "words"),
+    [
+        pytest.param("TLS", "another root", "not trusted. Name the root", id="another root"),
+        pytest.param("TLS", "public roots", "not trusted. Name the root", id="a root of its own"),
+        pytest.param("numeric", "root", "for another name", id="another name"),
+        pytest.param("TLS", "nothing", "hangs up. It may want TLS", id="plain against TLS"),
+        pytest.param("plain", "public roots", "does not speak TLS", id="TLS against plain"),
+        pytest.param("mutual", "root", "hangs up. It may want a certificate", id="no certificate"),
+        pytest.param("mutual", "another's key", "are no certificate and its key", id="another one's key"),
+    ],
+)
+def test_tls_that_does_not_fit_is_told_in_a_sentence(
+    doors: Doors,
+    run_command: RunCommand,
+    simulator: Simulator,
+    tmp_path: Path,
+    door: str,
+    shown: str,
+    words: str,
+) -> None:
+    """By every command, with exit code 2, before anything is touched."""
+    (tmp_path / "ids.csv").write_text("invoice_id\n1\n", encoding="utf-8")
+    address = doors.addresses[door]
+    for command in (["submit", "ids.csv", *simulator.flags], ["worker", *simulator.flags], ["status"]):
+        done = run_command(*command, "--address", address, *doors.flags[shown], env=simulator.env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr
+        assert f"Error: Temporal at {address} " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.ledger.jsonl"))
+
+
+_KEY: Final = "hunter2-of-temporal"
+
+
+def test_api_key_leaves_over_tls_alone_and_shows_nowhere(
+    server: Server, start_hosts: StartHosts, open_gate: OpenGate, authority: Authority
+) -> None:
+    """As ``authorization: Bearer``, in every call; a new one in its file is taken up while a job runs."""
+    gate = open_gate()
+    gate.keys = {_KEY}
+    hosts = start_hosts(server, "--latency-ms", "20")
+    hosts.address = gate.address
+    key_file = hosts.folder / "key"
+    key_file.write_text(f"{_KEY}\n", encoding="utf-8")
+    key_file.chmod(0o600)
+    hosts.environment |= {
+        "BATCHCANCEL_TEMPORAL_API_KEY_FILE": str(key_file),
+        "BATCHCANCEL_TEMPORAL_TLS_CA": str(authority.ca_file),
+        "BATCHCANCEL_LOG_LEVEL": "debug",
+    }
+    ids = write_manifest(hosts, 900)
+    worker = hosts.start("worker", *hosts.simulator.flags)
+    submit = hosts.submit("--rate", "100", "--json")
+    hosts.simulator.wait_for("cancel", 100)
+    gate.keys = {f"{_KEY}-new"}
+    key_file.write_text(f"{_KEY}-new\n", encoding="utf-8")
+    hosts.end(submit)
+    assert check_truth(hosts, ids) <= 100 * (_HEARTBEAT_S + _LEASE_S + 0.5) + 16
+    worker.terminate()
+    hosts.end(worker, 143)
+    assert gate.shown == {f"Bearer {_KEY}", f"Bearer {_KEY}-new"}
+    files = [path for path in hosts.folder.rglob("*") if path.is_file() and path != key_file]
+    assert len(files) >= 6
+    assert not [path for path in files if _KEY.encode() in path.read_bytes()]
+
+
+def test_api_key_that_is_refused_is_told_in_a_sentence(
+    run_command: RunCommand, open_gate: OpenGate, authority: Authority, simulator: Simulator, tmp_path: Path
+) -> None:
+    """Even where the server's own words quote it; and it never leaves in plain text."""
+    gate = open_gate()
+    gate.keys = set()
+    (tmp_path / "ids.csv").write_text("invoice_id\n1\n", encoding="utf-8")
+    env = simulator.env | {"BATCHCANCEL_TEMPORAL_API_KEY": _KEY}
+    where = ("--address", gate.address, "--tls-ca", authority.ca_file)
+    for command in (["submit", "ids.csv", *simulator.flags], ["worker", *simulator.flags], ["status"]):
+        done = run_command(*command, *where, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "refuses this client for the namespace 'default'. Look at the API key" in done.stderr
+        assert _KEY not in done.stderr
+    assert gate.shown == {f"Bearer {_KEY}"}
+    heard = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listening = threading.Thread(target=_overhear, args=(listener, heard))
+        listening.start()
+        done = run_command("status", "--address", f"127.0.0.1:{listener.getsockname()[1]}", env=env)
+        listening.join()
+    assert done.returncode == 2
+    assert heard[:1] == b"\x16", "a handshake of TLS"
+    assert _KEY.encode() not in heard
+
+
+def _overhear(listener: socket.socket, heard: bytearray) -> None:
+    """Take what the first one to call says, and hang up."""
+    near, _ = listener.accept()
+    with near:
+        heard += near.recv(65536)
+
+
+def test_key_that_is_withdrawn_ends_a_job_that_can_go_on_later(
+    server: Server, start_hosts: StartHosts, open_gate: OpenGate, authority: Authority
+) -> None:
+    """Exit 4 for the job and 2 for its worker, each with a sentence; with a key that is taken it goes on."""
+    gate = open_gate()
+    gate.keys = {_KEY}
+    hosts = start_hosts(server, "--latency-ms", "20")
+    hosts.address = gate.address
+    hosts.environment |= {
+        "BATCHCANCEL_TEMPORAL_API_KEY": _KEY,
+        "BATCHCANCEL_TEMPORAL_TLS_CA": str(authority.ca_file),
+    }
+    ids = write_manifest(hosts, 900)
+    worker = hosts.start("worker", *hosts.simulator.flags)
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 100)
+    gate.keys = set()
+    hosts.end(submit, 4)
+    hosts.end(worker, 2)
+    for process in (submit, worker):
+        said = hosts.said(process) + hosts.said(process, "out")
+        assert b"refuses this client" in said
+        assert _KEY.encode() not in said
+    gate.keys = {_KEY}
+    hosts.worker()
+    hosts.end(hosts.submit("--rate", "400"))
+    check_truth(hosts, ids)
 
 
 # --- the sample -----------------------------------------------------------------------------------
@@ -608,4 +966,102 @@ def test_sample_of_workers_is_what_kubernetes_and_the_command_take(project: Path
     command = group.get_command(click.Context(group), name)
     assert command is not None
     values = command.make_context(name, arguments).params
-    assert values["namespace"] == "batchcancel"
+    assert values["temporal_namespace"] == "batchcancel"
+
+
+# --- the profile of the compose file --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Containers:
+    """The services of the profile ``cluster``, as processes of this machine."""
+
+    services: dict[str, Any]
+    places: dict[str, str]
+    """What a service would find in its container, and what stands for it here."""
+    environment: dict[str, str]
+
+    def command(self, name: str) -> list[str]:
+        """Return a service's command for this machine."""
+        command = list(self.services[name]["command"])
+        for inside, outside in self.places.items():
+            command = [text.replace(inside, outside) for text in command]
+        return command
+
+    def env(self, name: str, **changes: str) -> dict[str, str]:
+        """Return a service's environment, over that of a user who has set nothing."""
+        given = {key: self.places.get(text, text) for key, text in self.services[name]["environment"].items()}
+        return self.environment | given | changes
+
+
+@pytest.fixture
+def containers(
+    project: Path,
+    samples: Path,
+    server: Server,
+    start_simulator: StartSimulator,
+    clean_environment: dict[str, str],
+    tmp_path: Path,
+) -> Containers:
+    """Start the simulator of the compose file, and know how to start what belongs to it."""
+    services = yaml.safe_load((project / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    name, *flags = services["simulator"]["command"]
+    assert name == "sandbox"
+    simulator = start_simulator(*["0" if flag == "8080" else flag for flag in flags])
+    return Containers(
+        services=services,
+        places={
+            "http://127.0.0.1:8080": simulator.base_url,
+            "temporal:7233": server.address,
+            "/samples": str(samples),
+            "/ledgers": str(tmp_path),
+        },
+        environment=clean_environment | {"PATH": f"{_SERVER.parent}:{os.environ['PATH']}"},
+    )
+
+
+@pytest.mark.parametrize("namespace", ["default", "compose"], ids=["that is there", "that is not"])
+def test_compose_makes_the_namespace_once(containers: Containers, namespace: str) -> None:
+    """As often as the services are started."""
+    service = containers.services["temporal-namespace"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*service["entrypoint"], *(text.replace("$$", "$") for text in service["command"])],
+            env=containers.env("temporal-namespace", TEMPORAL_NAMESPACE=namespace),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_compose_workers_do_the_sample(
+    containers: Containers, command_path: Path, read_ledger: ReadLedger, tmp_path: Path
+) -> None:
+    """Three workers and a coordinator, by the commands and variables of the file, to a complete ledger."""
+    with contextlib.ExitStack() as stack:
+        for number in range(containers.services["cluster-worker"]["deploy"]["replicas"]):
+            worker = stack.enter_context(
+                subprocess.Popen(
+                    [command_path, *containers.command("cluster-worker")],
+                    env=containers.env("cluster-worker"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stack.enter_context((tmp_path / f"worker-{number}.err").open("wb")),
+                )
+            )
+            stack.callback(worker.terminate)
+        submit = subprocess.run(
+            [command_path, *containers.command("submit")],
+            env=containers.env("submit"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+    assert submit.returncode == 3, submit.stderr
+    ledger = read_ledger(tmp_path / "cluster.ledger.jsonl")
+    rows = ledger[0]["manifest"][0]["rows"]
+    accounted = [line["row"] for line in ledger if line["type"] in {"result", "skip"}]
+    assert sorted(accounted) == list(range(1, rows + 1))
+    assert (ledger[-1]["type"], ledger[-1]["state"]) == ("end", "complete")

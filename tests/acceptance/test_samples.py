@@ -222,4 +222,5 @@ def test_sample_configuration_shows_every_option(samples: Path, tmp_path: Path) 
         "mle_response_key_password",
         "ping_url",
         "notify_url",
+        "temporal_api_key",
     }

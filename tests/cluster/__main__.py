@@ -1,4 +1,4 @@
-"""One job under fire: workers, coordinator and server are killed, and a worker is frozen, all in one run.
+"""One job under fire: workers, coordinator, server killed, workers frozen and cut off, all in one run.
 
     python -m tests.cluster --invoices 20000
 
@@ -26,6 +26,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tests.cluster.relay import Relay
+
 _BIN: Final = Path(sys.executable).parent
 _PASSED_ON: Final = re.compile(r"COVERAGE_.*|PATH|LANG|LC_.*|TMPDIR")
 _CREDENTIALS: Final = {
@@ -35,6 +37,7 @@ _CREDENTIALS: Final = {
 }
 _WORKERS: Final = 3
 _FROZEN_S: Final = 8.0
+_CUT_OFF_S: Final = 8.0
 _AWAY_S: Final = 6.0
 _BETWEEN_S: Final = (2.0, 5.0)
 _MOST_S: Final = 3600.0
@@ -55,7 +58,8 @@ class Field:
         simulator = self._start("sandbox", "--port", "0", "--log", "log", "--latency-ms", str(latency_ms))
         self._base_url = _wait_for(lambda: (folder / "sandbox.out").read_text().split())[-1]
         assert simulator.poll() is None
-        self.workers = [self.start_worker() for _ in range(_WORKERS)]
+        self.relays = [stack.enter_context(Relay(self._server_port)) for _ in range(_WORKERS)]
+        self.workers = [self.start_worker(place) for place in range(_WORKERS)]
         self.coordinator = self.start_coordinator()
 
     def start_server(self) -> subprocess.Popen[bytes]:
@@ -66,23 +70,23 @@ class Field:
         _wait_for(self._is_server_there)
         return self.server
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """Start one more worker."""
-        return self._start("worker", "--slots", "8", *self._flags)
+    def start_worker(self, place: int) -> subprocess.Popen[bytes]:
+        """Start one more worker, on a way to the server that each place has of its own."""
+        return self._start("worker", "--slots", "8", *self._flags(self.relays[place].port))
 
     def start_coordinator(self) -> subprocess.Popen[bytes]:
         """Start the coordinator, or the next one."""
         flags = ("--rate", f"{self._rate:g}", "--concurrency", "64", "--json")
-        return self._start("submit", "ids.csv", "--ledger", "ledger.jsonl", *flags, *self._flags)
+        return self._start(
+            "submit", "ids.csv", "--ledger", "ledger.jsonl", *flags, *self._flags(self._server_port)
+        )
 
     def posts(self) -> int:
         """Count the cancelations that have arrived."""
         return (self.folder / "log").read_bytes().count(b'"operation":"cancel"')
 
-    @property
-    def _flags(self) -> tuple[str, ...]:
-        address = f"127.0.0.1:{self._server_port}"
-        return ("--address", address, "--env", "sandbox", "--base-url", self._base_url)
+    def _flags(self, port: int) -> tuple[str, ...]:
+        return ("--address", f"127.0.0.1:{port}", "--env", "sandbox", "--base-url", self._base_url)
 
     def _is_server_there(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self._server_port), 1):
@@ -109,13 +113,13 @@ class Field:
 def _kill_worker(field: Field, chance: random.Random) -> None:
     place = chance.randrange(_WORKERS)
     field.workers[place].kill()
-    field.workers[place] = field.start_worker()
+    field.workers[place] = field.start_worker(place)
 
 
 def _let_worker_go(field: Field, chance: random.Random) -> None:
     place = chance.randrange(_WORKERS)
     field.workers[place].terminate()
-    field.workers[place] = field.start_worker()
+    field.workers[place] = field.start_worker(place)
 
 
 def _freeze_worker(field: Field, chance: random.Random) -> None:
@@ -123,6 +127,14 @@ def _freeze_worker(field: Field, chance: random.Random) -> None:
     worker.send_signal(signal.SIGSTOP)
     time.sleep(_FROZEN_S)
     worker.send_signal(signal.SIGCONT)
+
+
+def _cut_worker_off(field: Field, chance: random.Random) -> None:
+    """From Temporal alone: the service stays in its reach."""
+    relay = field.relays[chance.randrange(_WORKERS)]
+    relay.cut()
+    time.sleep(_CUT_OFF_S)
+    relay.mend()
 
 
 def _kill_coordinator(field: Field, chance: random.Random) -> None:
@@ -143,6 +155,7 @@ _BLOWS: Final[dict[str, Callable[[Field, random.Random], None]]] = {
     "kill -9 of a worker": _kill_worker,
     "SIGTERM of a worker": _let_worker_go,
     "a worker frozen for 8 s": _freeze_worker,
+    "a worker cut off for 8 s": _cut_worker_off,
     "kill -9 of the coordinator": _kill_coordinator,
     "kill -9 of the server, 6 s away": _kill_server,
 }

@@ -23,7 +23,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from batchcancel.cluster.connection import EngineOptions, connect
+from batchcancel.cluster.connection import connect
 from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import (
     Account,
@@ -38,6 +38,7 @@ from batchcancel.cluster.messages import (
 )
 from batchcancel.cluster.packing import Ask, pack
 from batchcancel.cluster.workflow import MOST_SHARDS, AccountRun
+from batchcancel.settings.engine import EngineOptions
 
 _VECTORS: Final = Path(__file__).parents[1] / "vectors" / "cluster"
 _SCORE: Final = Score(to_settle=9)

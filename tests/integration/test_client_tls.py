@@ -18,7 +18,7 @@ from batchcancel.errors import HostUntrustedError, NotSentError
 from batchcancel.model import Event, Reply, RequestFinished, RequestKind
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Authority
+    from tests.conftest import Authority
 
 
 class _Service:

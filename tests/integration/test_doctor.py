@@ -30,8 +30,7 @@ from batchcancel.sandbox import (
 from batchcancel.tasks.doctor import Check, Examination, Grade
 
 if TYPE_CHECKING:
-    from tests.conftest import KeyHolder
-    from tests.integration.conftest import Authority
+    from tests.conftest import Authority, KeyHolder
 
 SECRET = base64.b64encode(b"a secret that nobody may ever see").decode()
 KEY = {

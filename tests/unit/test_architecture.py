@@ -80,6 +80,7 @@ OF_EXTRA: Final = {
         *(
             f"cluster.{name}"
             for name in (
+                "access",
                 "connection",
                 "converter",
                 "following",

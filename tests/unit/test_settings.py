@@ -805,6 +805,9 @@ def test_every_default_is_the_documented_one() -> None:
         "metrics_host": "127.0.0.1",
         "auth": "jwt",
         "mle": "off",
+        "temporal_address": "localhost:7233",
+        "temporal_namespace": "default",
+        "temporal_tls": False,
     }
 
 

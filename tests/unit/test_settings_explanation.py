@@ -280,6 +280,7 @@ def test_no_secret_is_told_and_none_by_its_length() -> None:
     addresses = {
         "BATCHCANCEL_PING_URL": "https://a.example/hunter2",
         "BATCHCANCEL_NOTIFY_URL": "https://b/hunter2",
+        "BATCHCANCEL_TEMPORAL_API_KEY": "hunter2",
     }
     explanation = explain(CREDENTIALS | addresses, env="test")
     for name in SECRETS:

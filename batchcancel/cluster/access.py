@@ -1,0 +1,80 @@
+"""Whether Temporal still lets us in: the API key as its file has it now, and an end where it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn, TypeVar
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client as Engine
+from temporalio.service import RPCError
+
+from batchcancel.cluster.connection import REFUSED, refused
+from batchcancel.errors import SettingsError
+from batchcancel.settings.engine import EngineOptions
+
+_LOOK_S: Final = 3.0
+"""How often it is looked at."""
+_PATIENCE_S: Final = 20.0
+"""How long a refusal may last: a new key may reach its file after the old one has ended."""
+
+_Result = TypeVar("_Result")
+
+
+async def while_let_in(engine: Engine, options: EngineOptions, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Do some work, and end it where Temporal refuses us for good: the SDK would ask on without a word.
+
+    Raises:
+        EngineError: It did, for 20 s; the work has been cancelled.
+    """
+    working = asyncio.create_task(work)
+    keeping = asyncio.create_task(_keep_access(engine, options))
+    try:
+        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, keeping):
+            task.cancel()
+        await asyncio.wait({working, keeping})
+    if not keeping.cancelled():
+        keeping.result()
+    return working.result()
+
+
+async def _keep_access(engine: Engine, options: EngineOptions) -> NoReturn:
+    """Hand a new API key over, until no key helps any more.
+
+    Raises:
+        EngineError: Temporal refuses us, and has for a while.
+    """
+    refused_since: float | None = None
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        await _renew_key(engine, options)
+        if not await _is_refused(engine):
+            refused_since = None
+        elif refused_since is None:
+            refused_since = time.monotonic()
+        elif time.monotonic() - refused_since >= _PATIENCE_S:
+            raise refused(options)
+
+
+async def _renew_key(engine: Engine, options: EngineOptions) -> None:
+    """Take the key that its file has now; one that can't be used is left alone, as it may be half written."""
+    if options.api_key is None:
+        return
+    try:
+        key = (await asyncio.to_thread(options.api_key.read_again)).decode()
+    except SettingsError:
+        return
+    if key != engine.api_key:
+        engine.api_key = key
+
+
+async def _is_refused(engine: Engine) -> bool:
+    try:
+        await engine.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=engine.namespace))
+    except RPCError as exc:
+        return exc.status in REFUSED
+    return False

@@ -1,0 +1,517 @@
+"""How a job is held through what goes wrong in Temporal, which a double stands in for here."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from batchcancel.cluster import access, submission
+from batchcancel.cluster.messages import Account, Memo, Shard, ShardReport, ShardRequest
+from batchcancel.cluster.packing import Answer, Packer, unpack_asks
+from batchcancel.cluster.submission import Submission
+from batchcancel.errors import EngineError, SettingsError
+from batchcancel.job import Job
+from batchcancel.model import Reason, ResolvedBy, RunState, RunSummary
+from batchcancel.settings import load_settings
+from batchcancel.settings.engine import EngineOptions
+
+ACCOUNT = Account(env="sandbox", host="127.0.0.1:9", merchant_id="m")
+NAME = f"batchcancel/{ACCOUNT}"
+CREDENTIALS = {
+    "BATCHCANCEL_MERCHANT_ID": "m",
+    "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
+    "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
+}
+AWAY = RPCError("of the server", RPCStatusCode.UNAVAILABLE, b"")
+NOT_THERE = RPCError("of the server", RPCStatusCode.NOT_FOUND, b"")
+
+
+def all_canceled(shard: Shard) -> ShardReport:
+    """Cancel every invoice of a shard, as a worker does."""
+    packer = Packer()
+    for ask in unpack_asks(shard.rows):
+        packer.add(
+            Answer(
+                number=ask.number,
+                reason=Reason.CANCELED,
+                resolved_by=ResolvedBy.RESPONSE,
+                invoice_status="CANCELED",
+                http_status=200,
+                attempts=1,
+                lookups=0,
+                amount="1.50",
+                balance="0.00",
+                currency="USD",
+                correlation_id=None,
+                submitted_at=None,
+                at="2026-11-26T20:41:21.123Z",
+                latency_ms=1.0,
+                message=None,
+            )
+        )
+    return ShardReport(answers=packer.packed())
+
+
+@dataclass
+class Temporal:
+    """A server that has one workflow at most, and does to each call what it is told to, once."""
+
+    fates: dict[str, list[BaseException]] = field(default_factory=dict)
+    """What the next calls of a name raise before the call does anything."""
+    calls: list[str] = field(default_factory=list)
+    memo: Memo | None = None
+    """Of the workflow; None if there is none."""
+    status: WorkflowExecutionStatus = WorkflowExecutionStatus.RUNNING
+    close_time: datetime | None = None
+    activities: Mapping[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
+    """Of the worker that listens."""
+    namespace = "default"
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often each invoice was given to a worker."""
+    on_start: Callable[[], None] = lambda: None
+    """Done just before a workflow would start."""
+    work_on: Callable[[Shard], ShardReport] = all_canceled
+    """What workers do."""
+    is_stuck: bool = False
+    """Whether no shard is ever handed out."""
+    is_deaf: bool = False
+    """Whether it does not end when it is told to."""
+
+    def __post_init__(self) -> None:
+        self.workflow_service = SimpleNamespace(describe_namespace=self._describe_namespace)
+        self.has_ended = asyncio.Event()
+
+    async def _describe_namespace(self, _request: object) -> None:
+        self._meet("describe_namespace")
+
+    def _meet(self, call: str) -> None:
+        self.calls.append(call)
+        if self.fates.get(call):
+            raise self.fates[call].pop(0)
+
+    def get_workflow_handle(self, name: str) -> Temporal:
+        assert name == NAME
+        return self
+
+    @property
+    def id(self) -> str:
+        return NAME
+
+    async def start_workflow(self, *_: object, memo: dict[str, Memo], **_others: object) -> Temporal:
+        self.on_start()
+        if self.memo is None or self.status is not WorkflowExecutionStatus.RUNNING:
+            self.memo, self.status = memo["job"], WorkflowExecutionStatus.RUNNING
+            self.has_ended.clear()
+        self._meet("start_workflow")
+        return self
+
+    async def describe(self) -> Any:
+        self._meet("describe")
+        if self.memo is None:
+            raise NOT_THERE
+
+        async def memo_value(_name: str, type_hint: type) -> Memo | None:
+            assert type_hint is Memo
+            return self.memo
+
+        return SimpleNamespace(
+            status=self.status, close_time=self.close_time, task_queue="old-queue", memo_value=memo_value
+        )
+
+    async def result(self) -> bool:
+        """Be the workflow, one shard after the other, until there are no more or somebody ends it."""
+        self._meet("result")
+        offset = 0
+        while not self.has_ended.is_set():
+            if self.is_stuck:
+                await self.has_ended.wait()
+                break
+            issue = await self.activities["give"](ShardRequest(offset=offset))
+            if not issue.shards and issue.is_end:
+                break
+            for shard in issue.shards:
+                self.asked.update(ask.invoice_id for ask in unpack_asks(shard.rows))
+                offset = shard.number + 1
+                await self.activities["take"](shard.number, self.work_on(shard))
+        self.memo = None
+        return False
+
+    async def query(self, _what: object) -> tuple[bytes, ...]:
+        self._meet("query")
+        return ()
+
+    async def signal(self, _what: object) -> None:
+        self._meet("signal")
+        if not self.is_deaf:
+            self.has_ended.set()
+
+    async def terminate(self, why: str) -> None:
+        self._meet("terminate")
+        self.calls.append(why)
+        self.status = WorkflowExecutionStatus.TERMINATED
+        self.close_time = datetime.now(UTC)
+        self.has_ended.set()
+
+
+class Listener:
+    """Stands in for the SDK's worker on a queue."""
+
+    def __init__(self, engine: Temporal, *, activities: list[Any], **_: object) -> None:
+        self._engine = engine
+        self._activities = {one.__name__: one for one in activities}
+
+    async def __aenter__(self) -> None:
+        self._engine.activities = self._activities
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._engine.activities = {}
+
+
+@pytest.fixture
+def temporal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Temporal]:
+    """Stand in for the server; nobody waits for the clock."""
+    monkeypatch.setattr(submission, "Worker", Listener)
+    monkeypatch.setattr(submission, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(access, "_LOOK_S", 0.01)
+    monkeypatch.setattr(access, "_PATIENCE_S", 0.05)
+    one = Temporal()
+    yield one
+    assert not any(one.fates.values()), "each fate was met"
+
+
+@dataclass
+class Bench:
+    """A manifest of twenty invoices, and jobs over it."""
+
+    folder: Path
+    temporal: Temporal
+    with_job: Callable[[Job], None] = lambda _job: None
+    """Told of each job before it runs."""
+
+    def held(self) -> Submission:
+        return Submission(self.temporal, EngineOptions(), window=2, shard_rows=10)  # type: ignore[arg-type]  # a double
+
+    def job(self, **flags: Any) -> Job:
+        manifest = self.folder / "ids.csv"
+        if not manifest.exists():
+            manifest.write_text("\n".join(["invoice_id", *map(str, range(2600, 2620))]) + "\n", "utf-8")
+        settings = load_settings(
+            [manifest],
+            environ=CREDENTIALS,
+            env="sandbox",
+            base_url="http://127.0.0.1:9",
+            ledger=str(self.folder / "ledger.jsonl"),
+            **flags,
+        )
+        return Job(settings, open_workforce=self.held().open_workforce)
+
+    async def run(self, **flags: Any) -> RunSummary:
+        async with asyncio.timeout(20), self.job(**flags) as job:
+            self.with_job(job)
+            return await job.run()
+
+    async def stopped(self, **flags: Any) -> str:
+        """Run a job that has to stop for safety; return why."""
+        summary = await self.run(**flags)
+        assert (summary.state, summary.tally.open) == (RunState.STOPPED, 20)
+        return summary.why or ""
+
+
+@pytest.fixture
+def bench(tmp_path: Path, temporal: Temporal) -> Bench:
+    """Give a folder for jobs."""
+    return Bench(tmp_path, temporal)
+
+
+def memo(**values: Any) -> Memo:
+    """Show what a job of somebody else shows."""
+    shown = {
+        "run_id": "01J0000000000000000000000X",
+        "ledger": "/elsewhere/ledger.jsonl",
+        "host": "other-host",
+        "operator": "somebody",
+        "manifest": (),
+        "started_at": "2026-11-26T20:00:00.000Z",
+    }
+    return Memo(**shown | values)
+
+
+# --- before a job ---------------------------------------------------------------------------------
+
+
+async def test_nobody_has_the_quota(bench: Bench) -> None:
+    """Or a job that has ended, or the job's own earlier coordinator."""
+    async with bench.job() as job:
+        await bench.held().ensure_free(job)
+        bench.temporal.memo = memo()
+        bench.temporal.status = WorkflowExecutionStatus.COMPLETED
+        await bench.held().ensure_free(job)
+
+
+async def test_a_job_that_has_the_quota_is_named(bench: Bench) -> None:
+    """With its ledger, its host and who began it."""
+    bench.temporal.memo = memo()
+    async with bench.job() as job:
+        with pytest.raises(EngineError, match=r"/elsewhere/ledger.jsonl on other-host, of somebody"):
+            await bench.held().ensure_free(job)
+
+
+async def test_server_that_goes_away_meanwhile_is_told(bench: Bench) -> None:
+    """Before anything was sent."""
+    bench.temporal.fates["describe"] = [AWAY]
+    async with bench.job() as job:
+        with pytest.raises(EngineError, match="can't be reached"):
+            await bench.held().ensure_free(job)
+
+
+async def test_simulator_inside_the_process_is_refused(bench: Bench) -> None:
+    """No worker can call it."""
+    settings = load_settings([bench.folder / "ids.csv"], environ={}, env="sandbox")
+    inside = SimpleNamespace(settings=settings, merchant_id="m", last_run_id=None)
+    with pytest.raises(SettingsError, match="--base-url"):
+        await bench.held().ensure_free(inside)  # type: ignore[arg-type]  # a double
+
+
+# --- the start ------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_away_is_asked_again(bench: Bench) -> None:
+    """At the look for an earlier job, at the start and at the end: each is met, and nothing is done twice."""
+    bench.temporal.fates = {"describe": [AWAY, AWAY], "start_workflow": [AWAY], "result": [AWAY]}
+    summary = await bench.run()
+    assert summary.state is RunState.COMPLETE
+    assert bench.temporal.calls.count("start_workflow") == 2
+    assert bench.temporal.asked == dict.fromkeys(map(str, range(2600, 2620)), 1)
+
+
+async def test_a_start_whose_answer_was_lost_is_known_again(bench: Bench) -> None:
+    """The server has the workflow, and says so to who asks for it once more."""
+    bench.temporal.fates["start_workflow"] = [AWAY, WorkflowAlreadyStartedError(NAME, "AccountRun")]
+    summary = await bench.run()
+    assert (summary.state, summary.tally.results) == (RunState.COMPLETE, {Reason.CANCELED: 20})
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        pytest.param(memo(), "Another job (/elsewhere/ledger.jsonl on other-host", id="it runs"),
+        pytest.param(None, "Another job uses this quota", id="it has ended already"),
+    ],
+)
+async def test_a_job_that_came_between_is_left_alone(bench: Bench, others: Memo | None, words: str) -> None:
+    """Between the look and the start; ours stops with a sentence, and nothing was handed out."""
+
+    def come_between() -> None:
+        bench.temporal.memo = memo()
+        bench.temporal.fates["start_workflow"] = [WorkflowAlreadyStartedError(NAME, "AccountRun")]
+        if others is None:
+            bench.temporal.fates["describe"] = [NOT_THERE]
+
+    bench.temporal.on_start = come_between
+    assert words in await bench.stopped()
+    assert not bench.temporal.asked
+    assert "terminate" not in bench.temporal.calls
+
+
+# --- while it is held -----------------------------------------------------------------------------
+
+
+async def test_a_workflow_that_is_terminated_stops_the_job(bench: Bench) -> None:
+    """Rows stay open."""
+    bench.temporal.fates["result"] = [WorkflowFailureError(cause=TerminatedError("by somebody"))]
+    assert "ended in Temporal" in await bench.stopped()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(zlib.compress(b'[0,"a reason of the future"]'), id="unknown words"),
+        pytest.param(b"packed in another way", id="packed otherwise"),
+    ],
+)
+async def test_answers_of_a_newer_worker_stop_the_job(bench: Bench, answers: bytes) -> None:
+    """They are not asked for over and over; what they say is not shown, and their invoices stay open."""
+    bench.temporal.work_on = lambda _shard: ShardReport(answers=answers, worker="w")
+    said = await bench.stopped()
+    assert "it may be newer. Update this one" in said
+    assert "future" not in said
+
+
+@pytest.mark.parametrize("call", ["start_workflow", "result"])
+async def test_what_is_not_there_any_more_stops_the_job(bench: Bench, call: str) -> None:
+    """The namespace was deleted, or the workflow: a job with open rows is not complete."""
+    bench.temporal.fates[call] = [NOT_THERE]
+    assert "ended in Temporal" in await bench.stopped()
+
+
+async def test_a_refusal_that_lasts_stops_the_job(bench: Bench) -> None:
+    """Wherever it is: its workers end likewise."""
+    refusal = RPCError("Bearer secret", RPCStatusCode.UNAUTHENTICATED, b"")
+    bench.temporal.is_stuck = True
+
+    async def refuse(_request: object) -> None:
+        raise refusal
+
+    bench.temporal.workflow_service = SimpleNamespace(describe_namespace=refuse)
+    said = await bench.stopped()
+    assert "refuses this client" in said
+    assert said.endswith("run the same command again.")
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("fate", [[], [AWAY]], ids=["ended", "server away"])
+async def test_a_job_that_nobody_waits_for_is_terminated(bench: Bench, fate: list[BaseException]) -> None:
+    """If that can be had in a second; its workers stop at the end of their leases anyway."""
+    bench.temporal.is_stuck = True
+    bench.temporal.is_deaf = True
+    bench.temporal.fates["terminate"] = fate
+
+    def abort_soon(job: Job) -> None:
+        for _ in range(2):
+            asyncio.get_running_loop().call_later(0.1, job.stop, "for the test")
+
+    bench.with_job = abort_soon
+    summary = await bench.run()
+    assert (summary.state, summary.tally.open) == (RunState.INTERRUPTED, 20)
+    assert bench.temporal.calls.count("terminate") == 1
+
+
+async def test_a_job_that_is_cancelled_terminates_its_workflow(bench: Bench) -> None:
+    """Nobody would take the answers."""
+    bench.temporal.is_stuck = True
+    running = asyncio.create_task(bench.run())
+    async with asyncio.timeout(10):
+        while "result" not in bench.temporal.calls:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "its coordinator was cancelled" in bench.temporal.calls
+
+
+# --- an earlier coordinator -----------------------------------------------------------------------
+
+
+async def interrupted(bench: Bench) -> Memo:
+    """Have a job end early; return what its workflow would show if it had not."""
+    shown: list[Memo] = []
+    bench.temporal.on_start = lambda: None
+    begin = bench.temporal.start_workflow
+
+    async def start(*_: object, memo: dict[str, Memo], **_others: object) -> Temporal:
+        shown.append(memo["job"])
+        return await begin(memo=memo)
+
+    bench.temporal.start_workflow = start  # type: ignore[method-assign]  # this one time
+    await bench.run(limit=5)
+    bench.temporal.start_workflow = begin  # type: ignore[method-assign]  # as it was
+    bench.temporal.calls.clear()
+    bench.temporal.asked.clear()
+    bench.temporal.memo = shown[0]
+    return shown[0]
+
+
+async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -> None:
+    """Its shards hand in what they have, here nothing, and the rest is asked about anew."""
+    await interrupted(bench)
+    summary = await bench.run()
+    assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 5)
+    assert bench.temporal.calls[:4] == ["describe", "query", "signal", "result"]
+    assert "terminate" not in bench.temporal.calls
+    assert bench.temporal.asked == dict.fromkeys(map(str, range(2605, 2620)), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "fate"),
+    [
+        pytest.param("query", WorkflowQueryFailedError("no"), id="it does not tell its shards"),
+        pytest.param("result", WorkflowFailureError(cause=TerminatedError("no")), id="it fails at its end"),
+    ],
+)
+async def test_an_earlier_workflow_that_fails_is_ended_and_its_leases_waited_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, fate: BaseException
+) -> None:
+    """As one with another manifest is, of which nothing is asked first."""
+    waited = await _waits(monkeypatch)
+    await interrupted(bench)
+    bench.temporal.fates[call] = [fate]
+    summary = await bench.run()
+    assert summary.state is RunState.COMPLETE
+    assert "another coordinator has come in its place" in bench.temporal.calls
+    assert 0 < max(waited) <= 5
+
+
+async def test_an_earlier_workflow_that_takes_too_long_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shards drain for 8 s at most; who takes a minute will not come any more."""
+    monkeypatch.setattr(submission, "_TAKE_OVER_S", 0.05)
+    waited = await _waits(monkeypatch)
+    await interrupted(bench)
+    bench.temporal.is_stuck = True
+    bench.temporal.is_deaf = True
+    bench.temporal.on_start = lambda: setattr(bench.temporal, "is_stuck", False)
+    summary = await bench.run()
+    assert summary.state is RunState.COMPLETE
+    assert "another coordinator has come in its place" in bench.temporal.calls
+    assert 0 < max(waited) <= 5
+
+
+async def test_a_job_of_another_ledger_is_not_taken_over(bench: Bench) -> None:
+    """Between the check before the run and its begin."""
+    bench.temporal.memo = memo()
+    assert "Another job" in await bench.stopped()
+    assert bench.temporal.calls == ["describe"]
+
+
+@pytest.mark.parametrize(
+    ("status", "ago_s", "least_s", "most_s"),
+    [
+        pytest.param(WorkflowExecutionStatus.TERMINATED, 1.0, 3.5, 4.1, id="cut short a second ago"),
+        pytest.param(WorkflowExecutionStatus.TERMINATED, 60.0, 0.0, 0.0, id="cut short long ago"),
+        pytest.param(WorkflowExecutionStatus.TERMINATED, -60.0, 5.0, 5.0, id="by a clock that is ahead"),
+        pytest.param(WorkflowExecutionStatus.COMPLETED, 1.0, 0.0, 0.0, id="at its end"),
+    ],
+)
+async def test_leases_of_a_job_that_was_cut_short_are_waited_out(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    status: WorkflowExecutionStatus,
+    ago_s: float,
+    least_s: float,
+    most_s: float,
+) -> None:
+    """Its workers may not know it yet; those of a job that came to its end have none."""
+    waited = await _waits(monkeypatch)
+    bench.temporal.memo = memo()
+    bench.temporal.status = status
+    bench.temporal.close_time = datetime.now(UTC) - timedelta(seconds=ago_s)
+    summary = await bench.run()
+    assert summary.state is RunState.COMPLETE
+    assert least_s <= max(waited) <= most_s
+
+
+async def _waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note how long is waited for leases, and wait for nothing."""
+    waited: list[float] = []
+
+    async def wait(_event: asyncio.Event, seconds: float) -> None:
+        waited.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(submission, "_sleep_until", wait)
+    return waited
