@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Protocol
 
 from batchcancel.cli.exit_codes import ExitCode
@@ -104,4 +105,9 @@ def _done(job: Followed) -> int:
 
 
 def _speed(job: Followed) -> float:
-    return _done(job) / max(job.progress.score.duration_s, 1e-3)
+    """Return invoices a second since the job began; while it goes on, by the clocks of two hosts."""
+    lasted_s = job.progress.score.duration_s
+    if job.ended is None:
+        began_at = datetime.fromisoformat(job.memo.started_at)
+        lasted_s = max(lasted_s, (datetime.now(UTC) - began_at).total_seconds())
+    return _done(job) / max(lasted_s, 1e-3)

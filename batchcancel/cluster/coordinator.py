@@ -288,6 +288,7 @@ class Coordinator:
             outcomes={outcome.value: outcomes[outcome] for outcome in Outcome},
             duration_s=round(monotonic() - self._began_at, 3),
             rate=self._shares.rate,
+            amounts_canceled=self._work.amounts_canceled(),
             out=tuple(number for number, out in self._out.items() if not out.is_counted),
         )
 
@@ -485,9 +486,9 @@ class Coordinator:
         return Receipt(is_over=True, leaves_rest=False, score=self.score())
 
     async def _commit(self, out: _Out, report: ShardReport) -> Receipt:
-        answers = unpack_answers(report.answers)
-        out.is_counted = True
         try:
+            answers = unpack_answers(report.answers)
+            out.is_counted = True
             for answer in answers:
                 await self._take(out, answer)
             await self._ledger.flush()

@@ -89,6 +89,8 @@ class Pulse(Struct, frozen=True, kw_only=True):
     shard: int
     outcomes: dict[str, int]
     """Answers so far, by outcome."""
+    amounts_canceled: dict[str, str]
+    """Total amount of the invoices that it has canceled so far, by currency."""
     in_flight: int
     """Requests that have left and not come back."""
     allowed_rate: float | None
@@ -111,6 +113,8 @@ class Score(Struct, frozen=True, kw_only=True):
     """Since the job began in this coordinator."""
     rate: float | None = None
     """Requests a second of all shards together, as somebody asked for; None for no limit."""
+    amounts_canceled: dict[str, str] = {}
+    """Total amount of the invoices that were canceled, by currency."""
     out: tuple[int, ...] = ()
     """The shards whose answers are not counted yet."""
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from batchcancel.cluster.messages import Pulse, Score
 from batchcancel.cluster.shares import even_rate, rate_together
+from batchcancel.job.amounts import add_up
 from batchcancel.model import Outcome, PauseCause, Vitals, Workers
 
 _CAUSES: Final = {cause.value: cause for cause in PauseCause}
@@ -38,7 +39,7 @@ class Pulses:
     def answered(self, score: Score) -> dict[Outcome, int]:
         """Count invoices with an answer, whoever has it by now; all outcomes are there, zero or not."""
         counts = {outcome: score.outcomes.get(outcome.value, 0) for outcome in Outcome}
-        for pulse in (self._latest[number] for number in score.out if number in self._latest):
+        for pulse in self._uncounted(score):
             for outcome in Outcome:
                 counts[outcome] += pulse.outcomes.get(outcome.value, 0)
         return counts
@@ -58,6 +59,7 @@ class Pulses:
             allowed_rate=_allowed_rate(pulses, rate=score.rate, window=window),
             set_rate=score.rate,
             held_by=PauseCause.BY_HAND if is_paused else _held_by(pulses),
+            amounts_canceled=self._amounts(score),
             rows_left=score.to_settle - score.done,
             is_stopping=is_stopping,
             workers=Workers(
@@ -66,6 +68,14 @@ class Pulses:
                 answered=self.answered(score),
             ),
         )
+
+    def _amounts(self, score: Score) -> dict[str, str]:
+        parts = [pulse.amounts_canceled for pulse in self._uncounted(score)]
+        return add_up([score.amounts_canceled, *parts])
+
+    def _uncounted(self, score: Score) -> list[Pulse]:
+        """Return what is known of shards whose answers the coordinator has not counted."""
+        return [self._latest[number] for number in score.out if number in self._latest]
 
 
 def _held_by(pulses: Sequence[Pulse]) -> PauseCause | None:

@@ -16,6 +16,7 @@ from batchcancel.cluster.messages import Pulse, Shard, ShardReport, Stop
 from batchcancel.cluster.packing import FULL_BYTES, Answer, Packer, unpack_asks
 from batchcancel.errors import NotSentError, SafetyStopError
 from batchcancel.gates import Gates
+from batchcancel.job.amounts import Amounts
 from batchcancel.job.keys import Keys
 from batchcancel.job.lanes import Purpose, Sender, build_fleet, by_service_clock
 from batchcancel.model import (
@@ -88,6 +89,7 @@ class ShardRun:
         return Pulse(
             shard=self._shard.number,
             outcomes=self._answers.outcomes(),
+            amounts_canceled=self._answers.amounts.totals,
             in_flight=vitals.in_flight,
             allowed_rate=vitals.allowed_rate,
             held_by=vitals.held_by,
@@ -165,6 +167,7 @@ class _Answers:
         self._on_full = on_full
         self._bytes = 0
         self._reasons: Counter[Reason] = Counter()
+        self.amounts = Amounts()
 
     @property
     def count(self) -> int:
@@ -174,6 +177,7 @@ class _Answers:
         assert isinstance(record, Result)  # noqa: S101 - a shard holds only what is to be asked about
         self._bytes += self._packer.add(Answer.of(record))
         self._reasons[record.reason] += 1
+        self.amounts.note((record,))
         if self._bytes > FULL_BYTES:
             self._on_full("so many answers are enough for one message")
 

@@ -33,7 +33,8 @@ class Vitals(Struct, frozen=True, kw_only=True):
     rows_left: int
     """Invoices to settle that have no row of this run yet."""
     amounts_canceled: dict[str, str] = {}
-    """Total amount of the invoices that this run has canceled, by currency; their rows are on disk."""
+    """Total amount of the invoices that this run has canceled, by currency; their rows are on disk, or
+    still with workers elsewhere."""
     is_stopping: bool
     """Whether no new cancelation leaves any more, or no new look-up: what is in flight is drained."""
     workers: Workers | None = None
