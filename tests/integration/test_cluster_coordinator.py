@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchcancel.cluster.coordinator import Coordinator, Wish
-from batchcancel.cluster.messages import Account, Issue, Shard, ShardReport, ShardRequest, Stop
+from batchcancel.cluster.messages import Account, Issue, Pulse, Shard, ShardReport, ShardRequest, Stop
 from batchcancel.cluster.packing import Answer, Ask, Packer, unpack_asks
 from batchcancel.errors import (
     CanaryFailedError,
@@ -305,6 +305,64 @@ async def test_a_pause_by_hand_is_passed_on_once_and_told(bench: Bench) -> None:
 
     _, summary = await bench.run(drive)
     assert summary.tally.open == 10
+
+
+async def test_a_pause_by_others_is_told_and_not_passed_on(bench: Bench) -> None:
+    """The job has heard of it already; a key lets it go on."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        for _ in range(2):
+            coordinator.note_pause(is_paused=True)
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is PauseCause.BY_HAND
+        assert coordinator.wishes.empty()
+        coordinator.resume()
+        assert coordinator.wishes.get_nowait() is Wish.RESUME
+        coordinator.note_pause(is_paused=False)
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is None
+        assert coordinator.wishes.empty()
+
+    await bench.run(drive)
+
+
+async def test_answers_count_once_on_their_way_to_the_ledger(bench: Bench) -> None:
+    """As their worker has them, then as rows; and money likewise."""
+    bench.write(*ids(30))
+    seen: list[tuple[int, dict[str, str], int]] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        assert [len(issue.shards), issue.score.out] == [3, (0, 1, 2)]
+        pulses = [
+            Pulse(
+                shard=number,
+                outcomes={"canceled": 10},
+                amounts_canceled={"USD": "15.00"},
+                in_flight=4,
+                allowed_rate=None,
+                held_by=None,
+                host="h",
+                worker="h, process 1",
+            )
+            for number in (0, 1)
+        ]
+        coordinator.pulses.note(pulses, out=coordinator.score().out)
+        for shard in (None, *issue.shards):
+            if shard is not None:
+                await coordinator.commit_part(shard.number, all_canceled(shard))
+            vitals = coordinator.vitals(to_settle=30, set_rate=None)
+            assert vitals.workers is not None
+            answered = sum(vitals.workers.answered.values())
+            seen.append((answered, vitals.amounts_canceled, vitals.rows_left))
+
+    job, _ = await bench.run(drive)
+    assert seen == [
+        (20, {"USD": "30.00"}, 30),
+        (20, {"USD": "30.00"}, 20),
+        (20, {"USD": "30.00"}, 10),
+        (30, {"USD": "45.00"}, 0),
+    ]
+    assert job.vitals().amounts_canceled == {"USD": "45.00"}
 
 
 async def test_a_rate_that_was_set_is_shared_out_from_the_next_shard_on(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from batchcancel.api import ServiceClock, Signer
 from batchcancel.cluster.lease import Lease
-from batchcancel.cluster.messages import Account, Conditions, Shard
+from batchcancel.cluster.messages import Account, Conditions, Pulse, Shard
 from batchcancel.cluster.packing import Ask, pack, unpack_answers
 from batchcancel.cluster.shard import ShardRun
 from batchcancel.job.keys import load_keys
@@ -114,6 +114,19 @@ async def test_every_invoice_of_a_shard_is_answered(settings: Settings) -> None:
     assert (report.stop, report.refused_at, report.worker) == (None, None, "h, process 1")
     assert service.seen[0][0] is RequestKind.PROBE
     assert service.canceled == run.answered == 20
+
+
+async def test_a_pulse_tells_what_goes_on_in_the_middle_of_a_shard(settings: Settings) -> None:
+    """Answers so far by outcome, requests in flight, and its share."""
+    pulses: list[Pulse] = []
+    service = Service(on_cancel=lambda _count: pulses.append(run.pulse()))
+    run = shard_run(settings, service, held(), number=7, rate=5000.0)
+    await run.run()
+    middle, end = pulses[len(pulses) // 2], run.pulse()
+    assert 0 < middle.outcomes["canceled"] < 20
+    assert 1 <= middle.in_flight <= 2
+    assert (middle.shard, middle.allowed_rate, middle.held_by) == (7, 5000.0, None)
+    assert (end.outcomes, end.in_flight, end.worker) == ({"canceled": 20}, 0, "h, process 1")
 
 
 async def test_nothing_is_sent_without_a_lease(settings: Settings) -> None:

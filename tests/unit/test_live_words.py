@@ -17,11 +17,12 @@ from batchcancel.model import (
     PauseEnded,
     PauseStarted,
     Vitals,
+    Workers,
 )
 from batchcancel.observe.tracker import MARK_EVERY_S, Moment, Tracker
 from batchcancel.observe.view import Line, view
 from batchcancel.observe.watched import Count, Watched
-from batchcancel.observe.words import duration_text, limit_texts, sentence
+from batchcancel.observe.words import duration_text, limit_texts, sentence, workers_text
 
 VITALS = Vitals(
     in_flight=16, allowed_rate=None, set_rate=None, held_by=None, rows_left=1000, is_stopping=False
@@ -84,7 +85,7 @@ def moment(**changes: Any) -> Moment:
         Outcome.ERROR: 100,
     }
     amounts = {"EUR": "228237.17", "GBP": "183355.75", "USD": "992475.08"}
-    own = ("total", "eta_s", "merchants_stopped", "cancels")
+    own = ("total", "eta_s", "merchants_stopped", "cancels", "goes_on")
     known = {name: changes.pop(name) for name in own if name in changes}
     vitals = replace(VITALS, **{"amounts_canceled": amounts, **changes})
     return Moment(
@@ -94,6 +95,11 @@ def moment(**changes: Any) -> Moment:
         vitals=vitals,
         **{"total": 20_000, "eta_s": 83.2, "merchants_stopped": 0, "cancels": True, **known},
     )
+
+
+def at_work(processes: int, hosts: int) -> Workers:
+    """Say that so many work on it elsewhere."""
+    return Workers(hosts=hosts, processes=processes, answered={})
 
 
 # --- speed and time left --------------------------------------------------------------------------
@@ -223,6 +229,7 @@ def test_a_run_with_nothing_to_do_is_done(course: Course) -> None:
         ({"held_by": PauseCause.OUTAGE}, "waiting out an outage"),
         ({"held_by": PauseCause.KEY_IN_DOUBT}, "waiting, since the key is in doubt"),
         ({"held_by": PauseCause.BY_HAND}, "paused by you"),
+        ({"held_by": PauseCause.BY_HAND, "workers": at_work(1, 1)}, "paused"),
         ({"held_by": PauseCause.BY_HAND, "is_stopping": True}, "stopping: no new cancelation leaves"),
         ({"is_stopping": True, "cancels": False}, "stopping: nothing new is asked"),
     ],
@@ -231,6 +238,27 @@ def test_a_run_with_nothing_to_do_is_done(course: Course) -> None:
 def test_the_limit_says_why_it_is_what_it_is(changes: dict[str, object], said: str) -> None:
     """The nearest cause first."""
     assert ", ".join(limit_texts(moment(**changes))) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"workers": at_work(0, 0)}, "no worker at work"),
+        ({"workers": at_work(0, 0), "held_by": PauseCause.BY_HAND}, None),
+        ({"workers": at_work(0, 0), "is_stopping": True}, None),
+        ({"workers": at_work(1, 1), "is_stopping": True}, "1 worker on 1 host"),
+        ({"workers": at_work(12, 3)}, "12 workers on 3 hosts"),
+    ],
+    ids=str,
+)
+def test_workers_elsewhere_are_counted(changes: dict[str, Any], said: str | None) -> None:
+    """In the view and in the sentence; that there is none is worth a word only where one should be."""
+    shown = moment(**changes)
+    assert workers_text(shown.vitals) == said
+    texts = [sentence(shown), *text_of(view(shown, width=200, height=24, has_keys=False))]
+    assert [text for text in texts if "worker" in text] == [text for text in texts if said and said in text]
+    assert ("worker" in texts[0]) is (said is not None)
 
 
 @pytest.mark.parametrize(
@@ -346,6 +374,9 @@ def test_the_readme_shows_the_view_as_it_is() -> None:
         ({"held_by": PauseCause.OUTAGE}, "p pause   q stop"),
         ({"held_by": PauseCause.BY_HAND}, "p go on   q stop"),
         ({"is_stopping": True}, "q stop at once"),
+        ({"goes_on": True}, "p pause   q leave"),
+        ({"goes_on": True, "held_by": PauseCause.BY_HAND}, "p go on   q leave"),
+        ({"goes_on": True, "is_stopping": True}, "q leave"),
     ],
     ids=str,
 )
