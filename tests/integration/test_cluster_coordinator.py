@@ -329,6 +329,12 @@ async def test_answers_count_once_on_their_way_to_the_ledger(bench: Bench) -> No
     """As their worker has them, then as rows; and money likewise."""
     bench.write(*ids(30))
     seen: list[tuple[int, dict[str, str], int]] = []
+    on_the_way: list[set[int]] = []
+
+    def look(coordinator: Coordinator) -> tuple[int, dict[str, str], int]:
+        vitals = coordinator.vitals(to_settle=30, set_rate=None)
+        assert vitals.workers is not None
+        return sum(vitals.workers.answered.values()), vitals.amounts_canceled, vitals.rows_left
 
     async def drive(coordinator: Coordinator) -> None:
         issue = await coordinator.next_shards(ShardRequest(offset=0))
@@ -347,15 +353,17 @@ async def test_answers_count_once_on_their_way_to_the_ledger(bench: Bench) -> No
             for number in (0, 1)
         ]
         coordinator.pulses.note(pulses, out=coordinator.score().out)
-        for shard in (None, *issue.shards):
-            if shard is not None:
-                await coordinator.commit_part(shard.number, all_canceled(shard))
-            vitals = coordinator.vitals(to_settle=30, set_rate=None)
-            assert vitals.workers is not None
-            answered = sum(vitals.workers.answered.values())
-            seen.append((answered, vitals.amounts_canceled, vitals.rows_left))
+        seen.append(look(coordinator))
+        for shard in issue.shards:
+            committing = asyncio.create_task(coordinator.commit_part(shard.number, all_canceled(shard)))
+            on_the_way.append(set())
+            while not committing.done():
+                await asyncio.sleep(0)
+                on_the_way[-1].add(look(coordinator)[0])
+            seen.append(look(coordinator))
 
     job, _ = await bench.run(drive)
+    assert on_the_way == [{20}, {20}, {20, 30}]
     assert seen == [
         (20, {"USD": "30.00"}, 30),
         (20, {"USD": "30.00"}, 20),
