@@ -20,7 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from batchcancel.cluster.connection import (
     JOB_PREFIX,
     connect,
-    unreachable,
+    lost,
     workflow_id_of,
 )
 from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
@@ -40,13 +40,16 @@ async def asking(options: EngineOptions) -> AsyncIterator[Engine]:
     """Connect to Temporal for the length of the block.
 
     Raises:
-        EngineError: It can't be reached, before or inside the block.
+        EngineError: It can't be reached or refuses us, before or inside the block, or a job has ended between
+            two questions about it.
     """
     engine = await connect(options)
     try:
         yield engine
-    except RPCError:
-        raise unreachable(options) from None
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            raise EngineError("The job has ended meanwhile.") from None
+        raise lost(exc.status, options) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
