@@ -258,18 +258,18 @@ class Client:
         now = self._clock.now()
         if body is not None and self._encryption is not None:
             body = self._encryption.encrypt(body, now=now)
-        sign = partial(
-            errand.signer.headers,
-            method=errand.method,
-            target=errand.target,
-            host=self._wire.host,
-            body=body,
-            now=now,
-        )
-        headers = await self._threads.run(sign) if errand.signer.is_slow else sign()
+        if errand.signer.is_slow:
+            headers = await self._threads.run(partial(self._sign, errand, body, now))
+        else:
+            headers = self._sign(errand, body, now)
         max_bytes = _MAX_PAGE_BYTES if errand.kind is RequestKind.LIST else MAX_BODY_BYTES
         return await self._wire.send(
             errand.method, errand.target, headers=headers, body=body, max_bytes=max_bytes
+        )
+
+    def _sign(self, errand: _Errand, body: bytes | None, now: float) -> dict[str, str]:
+        return errand.signer.headers(
+            method=errand.method, target=errand.target, host=self._wire.host, body=body, now=now
         )
 
     async def _look_after_keys(self) -> None:

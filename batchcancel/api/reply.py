@@ -108,6 +108,8 @@ def _retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _correlation_id(text: str) -> str | None:
+    if _CORRELATION_ID.fullmatch(text) and len(text) <= _MAX_CORRELATION_ID:
+        return text
     text = _UNPRINTABLE_ASCII.sub("", text)[:_MAX_CORRELATION_ID].strip()
     # An echo of what was sent, or a sentence, is no id and may hold what nobody should read.
     return text if _CORRELATION_ID.fullmatch(text) else None

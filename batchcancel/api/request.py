@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -11,6 +12,8 @@ from batchcancel.model import NewInvoice, Page, RequestKind, Subject
 
 _INVOICES: Final = "/invoicing/v2/invoices"
 _CANCEL_BODY: Final = b"{}"
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]+")
+"""What needs no encoding (RFC 3986), as nearly every id."""
 
 
 def method_and_body(kind: RequestKind, subject: Subject) -> tuple[str, bytes | None]:
@@ -54,7 +57,8 @@ def target(kind: RequestKind, subject: Subject) -> str:
 def _invoice(kind: RequestKind, subject: Subject) -> str:
     if not isinstance(subject, str) or subject in {"", ".", ".."}:
         raise ValueError(f"{kind} needs an invoice id")
-    return f"{_INVOICES}/{quote(subject, safe='')}"
+    encoded = subject if _UNRESERVED.fullmatch(subject) else quote(subject, safe="")
+    return f"{_INVOICES}/{encoded}"
 
 
 def _page(subject: Subject) -> str:

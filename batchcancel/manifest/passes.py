@@ -125,14 +125,17 @@ class Manifest:
         )
 
     def _second_pass(self, survey: Survey) -> Iterator[list[ManifestRow]]:
-        number = 0
-        for source, format_ in self._sources:
+        for (source, format_), start in zip(self._sources, survey.starts, strict=True):
             source.ensure_unchanged()
+            row = 1
             try:
                 for batch in self._batches(source, format_):
                     source.ensure_unchanged()
-                    yield [self._row(survey, number + index, record) for index, record in enumerate(batch)]
-                    number += len(batch)
+                    yield [
+                        self._row(survey, source, start, number, record)
+                        for number, record in enumerate(batch, row)
+                    ]
+                    row += len(batch)
             except ManifestError as exc:  # it was well formed when it was checked
                 raise ManifestChangedError(
                     f"{exc} This was not so when it was checked. Rows not reached stay open: run again."
@@ -144,29 +147,43 @@ class Manifest:
         while batch := list(islice(records, _BATCH_ROWS)):
             yield batch
 
-    def _row(self, survey: Survey, number: int, record: Record) -> ManifestRow:
-        options, cells = self._options, record.cells or {}
-        file, row = self._place(survey, number)
+    def _row(self, survey: Survey, source: Source, start: int, row: int, record: Record) -> ManifestRow:
+        """Make a row of a record.
+
+        Args:
+            survey: What the check found.
+            source: The record's file.
+            start: How many rows stand in the files before that one.
+            row: The record's number in it, from 1.
+            record: What the row says.
+        """
+        number = start + row - 1
         first = survey.first_of(number)
         first_file, first_row = (None, None) if first is None else self._place(survey, first)
+        options, cells = self._options, record.cells
         return ManifestRow(
             row=row,
             invoice_id=record.text,
             valid=record.valid,
             duplicate_of=first_row,
             duplicate_of_file=first_file,
-            file=file,
+            file=self._name(source),
             merchant_id=record.merchant_id,
-            keep={column: cells[column] for column in options.keep} or None,
-            match={field: cells[column] for field, column in options.match.items()} or None,
+            keep=({column: cells[column] for column in options.keep} or None) if cells else None,
+            match=({field: cells[column] for field, column in options.match.items()} or None)
+            if cells
+            else None,
             standing=Standing.TO_ASK if first is not None else survey.standing(number),
         )
 
     def _place(self, survey: Survey, number: int) -> tuple[str | None, int]:
         """Turn a row's number through all files into its file, where there are several, and its row."""
         index = bisect_right(survey.starts, number) - 1
-        path = self._sources[index][0].path if len(self._sources) > 1 else None
-        return path, number - survey.starts[index] + 1
+        return self._name(self._sources[index][0]), number - survey.starts[index] + 1
+
+    def _name(self, source: Source) -> str | None:
+        """Return how rows name their file; None where there is only one."""
+        return source.path if len(self._sources) > 1 else None
 
 
 @asynccontextmanager

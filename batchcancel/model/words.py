@@ -9,21 +9,25 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Self
 
-_SECOND_NS: Final = 1_000_000_000
 _MILLISECOND_NS: Final = 1_000_000
 
 
 def utc_text(when: datetime | None = None) -> str:
     """Write a time as the ledger does: UTC, milliseconds, ``Z``; now if none is given."""
     if when is None:
-        seconds, nanoseconds = divmod(time.time_ns(), _SECOND_NS)
-        return f"{_utc_second(seconds)}.{nanoseconds // _MILLISECOND_NS:03}Z"
+        return _utc_millisecond(time.time_ns() // _MILLISECOND_NS)
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=1)
+def _utc_millisecond(milliseconds: int) -> str:
+    """Write a Unix time, once for all rows that are decided in the same millisecond."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_utc_second(seconds)}.{rest:03}Z"
 
 
 @lru_cache(maxsize=2)
 def _utc_second(seconds: int) -> str:
-    """Write a whole second, Unix time, once for all rows that are decided in it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

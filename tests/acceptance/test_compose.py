@@ -30,8 +30,19 @@ if TYPE_CHECKING:
 _PORT: Final = "8080"
 _METRICS: Final = "9464"
 _PROMETHEUS: Final = "9090"
-_OWN: Final = ("simulator", "worker")
-_SERVICES: Final = (*_OWN, "prometheus", "grafana")
+_OWN: Final = ("simulator", "worker", "cluster-worker", "submit")
+_TRIAL: Final = ("simulator", "worker", "prometheus", "grafana")
+_CLUSTER: Final = (
+    "postgres",
+    "temporal-schema",
+    "temporal",
+    "temporal-namespace",
+    "temporal-ui",
+    "cluster-worker",
+    "submit",
+)
+_SERVICES: Final = (*_TRIAL, *_CLUSTER)
+_WRITES_AT_ITS_START: Final = "temporal-ui"
 _PATIENCE_S: Final = 30.0
 
 
@@ -114,9 +125,9 @@ def test_compose_uses_what_is_there(compose: dict[str, Any], project: Path) -> N
 
 @pytest.mark.parametrize("name", _SERVICES)
 def test_compose_services_hold_no_rights_they_do_not_need(name: str, compose: dict[str, Any]) -> None:
-    """No service can write its file system, gain privileges or keep a capability, nor is it seen outside."""
+    """No service can gain privileges, keep a capability or be seen outside; all but one are read-only."""
     service = compose["services"][name]
-    assert service["read_only"] is True
+    assert service.get("read_only", False) is (name != _WRITES_AT_ITS_START)
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
@@ -125,7 +136,66 @@ def test_compose_services_hold_no_rights_they_do_not_need(name: str, compose: di
 def test_compose_images_are_pinned_by_version(compose: dict[str, Any]) -> None:
     """Tomorrow's trial is today's."""
     for name in set(_SERVICES) - set(_OWN):
-        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", compose["services"][name]["image"])
+        image = compose["services"][name]["image"]
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+|postgres:\d+\.\d+", image)  # which has two numbers
+
+
+def test_compose_starts_many_hosts_only_when_asked(compose: dict[str, Any]) -> None:
+    """Every service of Temporal and its workers has the profile, and needs nothing of the others but one."""
+    services = compose["services"]
+    assert (
+        tuple(name for name, service in services.items() if service.get("profiles") == ["cluster"])
+        == _CLUSTER
+    )
+    assert not any("profiles" in services[name] for name in _TRIAL)
+    needed = {other for name in _CLUSTER for other in services[name].get("depends_on", ())}
+    assert needed - set(_CLUSTER) == {"simulator"}
+
+
+def test_compose_begins_a_job_once_everything_is_there(compose: dict[str, Any]) -> None:
+    """Database, tables, server, namespace, workers: each waits for the one before."""
+    services = compose["services"]
+    waits = {
+        (name, other): how["condition"]
+        for name in _CLUSTER
+        for other, how in services[name].get("depends_on", {}).items()
+    }
+    assert waits["temporal-schema", "postgres"] == "service_healthy"
+    assert waits["temporal", "temporal-schema"] == "service_completed_successfully"
+    assert waits["temporal-namespace", "temporal"] == "service_healthy"
+    assert waits["cluster-worker", "temporal-namespace"] == "service_completed_successfully"
+    assert waits["submit", "cluster-worker"] == "service_started"
+    for (_, other), condition in waits.items():
+        assert condition != "service_healthy" or "healthcheck" in services[other]
+
+
+def test_compose_workers_share_the_simulators_loopback(compose: dict[str, Any]) -> None:
+    """Three of them, which no port and no name of a container keeps from that; submit is beside them."""
+    services = compose["services"]
+    worker = services["cluster-worker"]
+    assert worker["deploy"] == {"replicas": 3}
+    assert not {"ports", "container_name", "volumes"} & worker.keys()
+    for name in ("worker", "cluster-worker", "submit"):
+        assert services[name]["network_mode"] == "service:simulator"
+        assert services[name]["environment"] == services["worker"]["environment"]
+
+
+def test_compose_database_is_the_one_that_temporal_is_told(compose: dict[str, Any], project: Path) -> None:
+    """Host, port, user, password and both databases agree; the file of the dynamic configuration is there."""
+    services = compose["services"]
+    made, schema, server = (
+        services[name]["environment"] for name in ("postgres", "temporal-schema", "temporal")
+    )
+    assert {schema["SQL_HOST"], server["POSTGRES_SEEDS"]} == {"postgres"}
+    assert {schema["SQL_PORT"], server["DB_PORT"]} == {"5432"}
+    assert {schema["SQL_USER"], server["POSTGRES_USER"]} == {made["POSTGRES_USER"]}
+    assert {schema["SQL_PASSWORD"], server["POSTGRES_PWD"]} == {made["POSTGRES_PASSWORD"]}
+    assert {schema["SQL_PLUGIN"], server["DB"]} == {"postgres12"}
+    assert "ports" not in services["postgres"]
+    (volume,) = services["temporal"]["volumes"]
+    source, target, _ = volume.split(":")
+    assert server["DYNAMIC_CONFIG_FILE_PATH"] == target
+    assert _yaml(project / source) == {"limit.maxIDLength": [{"value": 255}]}
 
 
 def test_compose_worker_waits_for_the_simulator_on_its_loopback(compose: dict[str, Any]) -> None:
