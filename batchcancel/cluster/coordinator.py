@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 from typing import Final
 
 from batchcancel.cluster.messages import (
+    FIRST_PROTOCOL,
+    PROTOCOL,
     Account,
     Conditions,
     Issue,
+    MerchantStop,
     Receipt,
     Score,
     Shard,
     ShardReport,
     ShardRequest,
+    Stop,
 )
 from batchcancel.cluster.packing import MOST_TEXT, Answer, Ask, pack, unpack_answers
 from batchcancel.cluster.shares import Share, Shares
@@ -30,6 +34,7 @@ from batchcancel.job.lanes import gates_of
 from batchcancel.job.workforce import Work
 from batchcancel.model import (
     ManifestRow,
+    MerchantStopped,
     Outcome,
     PauseCause,
     PauseEnded,
@@ -46,6 +51,7 @@ from batchcancel.model import (
     Vitals,
 )
 from batchcancel.pipeline import Entrance
+from batchcancel.pipeline.fleet import OF_A_MERCHANT
 from batchcancel.pipeline.pipeline import cause_of, precedence
 from batchcancel.pipeline.unasked import unasked
 from batchcancel.retry import Case, LeftOpen, Settled
@@ -54,6 +60,7 @@ _LEAST_ROWS: Final = 100
 """Invoices of a shard that is slow, or near the end of a job."""
 _LASTS_S: Final = 15.0
 """How long a shard takes at most at the rate of its share, if one request an invoice is enough."""
+_OF_A_MERCHANT: Final = frozenset(kind.__name__ for kind in OF_A_MERCHANT)
 _SAFETY_STOPS: Final = {kind.__name__: kind for kind in SafetyStopError.__subclasses__()}
 
 
@@ -72,6 +79,7 @@ class _Open:
         return Ask(
             number=self.number,
             invoice_id=row.invoice_id,
+            merchant_id=row.merchant_id,
             is_in_doubt=self.case.doubted_earlier,
             match=row.match and {name: text[:MOST_TEXT] for name, text in row.match.items()},
         )
@@ -83,6 +91,7 @@ class _Out:
 
     shard: Shard
     invoices: dict[int, _Open]
+    merchants: frozenset[str | None]
     committing: asyncio.Task[Receipt] | None = None
 
 
@@ -131,7 +140,17 @@ class Coordinator:
         self._account = account
         self._shard_rows = shard_rows
         self._drive = drive
-        self._shares = Shares(window, rate=work.settings.rate, concurrency=options.concurrency)
+        self._shares = Shares(
+            window,
+            rate=work.settings.rate,
+            merchant_rate=options.rate_per_merchant,
+            concurrency=options.concurrency,
+        )
+        self._merchants = work.opened.check.merchants
+        self._stopped: dict[str | None, str] = {}
+        """The merchants whose rows are left while those of others go on, and why."""
+        self._settled_of: Counter[str | None] = Counter()
+        """Results of invoices that were asked about, by merchant."""
         self._conditions = Conditions(
             timeout=options.timeout,
             max_attempts=options.max_attempts,
@@ -173,7 +192,7 @@ class Coordinator:
     @property
     def merchant_count(self) -> int:
         """How many merchants there are rows of."""
-        return 1
+        return len(self._merchants)
 
     @property
     def is_paused(self) -> bool:
@@ -187,8 +206,16 @@ class Coordinator:
 
     @property
     def stopped_merchants(self) -> tuple[StoppedMerchant, ...]:
-        """None: what stops one merchant stops the job."""
-        return ()
+        """The merchants that were stopped while others went on, in that order."""
+        open_of = self._work.opened.check.open_of
+        return tuple(
+            StoppedMerchant(
+                merchant_id=merchant_id,
+                open=open_of.get(merchant_id, 0) - self._settled_of[merchant_id],
+                why=why,
+            )
+            for merchant_id, why in self._stopped.items()
+        )
 
     async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Have every row brought to its end, or to where a stop leaves it.
@@ -332,18 +359,23 @@ class Coordinator:
                 break
         if not invoices:
             return None
+        is_of_many = any(invoice.case.row.merchant_id is not None for invoice in invoices)
         shard = Shard(
+            protocol=PROTOCOL if is_of_many else FIRST_PROTOCOL,
             number=self._next_number,
             account=self._account,
             conditions=self._conditions,
             rows=pack(invoice.ask for invoice in invoices),
             count=len(invoices),
             rate=share.rate,
+            merchant_rate=share.merchant_rate,
             concurrency=share.concurrency,
             is_canary=invoices[0].case.is_canary,
         )
         self._out[shard.number] = _Out(
-            shard=shard, invoices={invoice.number: invoice for invoice in invoices}
+            shard=shard,
+            invoices={invoice.number: invoice for invoice in invoices},
+            merchants=frozenset(invoice.case.row.merchant_id for invoice in invoices),
         )
         self._next_number += 1
         return shard
@@ -393,6 +425,9 @@ class Coordinator:
         if ending is not None:
             await self._end_unasked(ending)
             return None
+        if row.merchant_id in self._stopped:
+            self._counts.left_open += 1
+            return None
         is_in_doubt = row.standing is Standing.TO_LOOK_UP or number in self._doubted_earlier
         case = Case(row=row, next=RequestKind.CANCEL, doubted_earlier=is_in_doubt)
         if await self._entrance.admit(case, stopping=self.stopping):
@@ -437,14 +472,14 @@ class Coordinator:
         Args:
             asks: The invoices of its shards, out of the same manifests.
         """
-        wanted = {ask.number: ask.invoice_id for ask in asks}
+        wanted = {ask.number: (ask.merchant_id, ask.invoice_id) for ask in asks}
         if not wanted:
             return
         last = max(wanted)
         number = 0
         async for row in self._work.read_rows():
             is_open = unasked(row) is None and row.standing is not Standing.SETTLED
-            if is_open and wanted.get(number) == row.invoice_id:
+            if is_open and wanted.get(number) == (row.merchant_id, row.invoice_id):
                 self._adopted[number] = row
             number += 1
             if number > last:
@@ -482,12 +517,15 @@ class Coordinator:
             raise
         except ClusterError as exc:  # none of them was taken: their invoices stay open
             self.fail(exc)
-        if report.stop is not None:
+        for stop in self._stops_of_merchants(out, report):
+            self._stop_merchant(stop)
+        if report.stop is not None and not self._is_of_one_merchant(out, report.stop):
             self.fail(_failure_of(report))
         self._shares.learn(report.refused_at)
         del self._out[out.shard.number]
         self._again.extend(out.invoices.values())
-        return self._receipt(leaves_rest=bool(out.invoices))
+        await self._leave_stopped()
+        return self._receipt(leaves_rest=bool(self._again))
 
     async def _take(self, out: _Out, answer: Answer) -> None:
         invoice = out.invoices.get(answer.number)
@@ -506,6 +544,7 @@ class Coordinator:
     def _note(self, case: Case | None, result: Result) -> None:
         """Count a row, and stop if the gates say so."""
         self._counts.results[result.reason] += 1
+        self._settled_of[result.merchant_id or None] += 1
         self._hold_against(case, result)
 
     def _hold_against(self, case: Case | None, result: Result) -> None:
@@ -520,17 +559,54 @@ class Coordinator:
     def _receipt(self, *, leaves_rest: bool) -> Receipt:
         return Receipt(is_over=self.stopping.is_set(), leaves_rest=leaves_rest, score=self.score())
 
+    # --- what is left -----------------------------------------------------------------------------
+
+    def _is_of_one_merchant(self, out: _Out, stop: Stop) -> bool:
+        """Tell whether a shard was stopped by what concerns its one merchant, while there are others.
+
+        As long as canaries are tried it concerns everyone: they have to end well before others are touched.
+        """
+        is_own = stop.kind in _OF_A_MERCHANT and len(out.merchants) == 1
+        return is_own and len(self._merchants) > 1 and not self._entrance.is_trying
+
+    def _stops_of_merchants(self, out: _Out, report: ShardReport) -> Iterator[MerchantStop]:
+        yield from report.stopped_merchants
+        if report.stop is not None and self._is_of_one_merchant(out, report.stop):
+            (merchant_id,) = out.merchants
+            yield MerchantStop(merchant_id=merchant_id, why=report.stop.why)
+
+    def _stop_merchant(self, stop: MerchantStop) -> None:
+        """Hand out no more of a merchant's invoices."""
+        if stop.merchant_id not in self._stopped:
+            self._stopped[stop.merchant_id] = stop.why
+            self._work.on_event(MerchantStopped(merchant_id=stop.merchant_id, why=stop.why))
+
+    async def _leave_stopped(self) -> None:
+        """Leave the invoices of merchants that were stopped."""
+        if not self._stopped:
+            return
+        again = [*self._again]
+        self._again.clear()
+        for invoice in again:
+            if invoice.case.row.merchant_id in self._stopped:
+                await self._leave(invoice)
+            else:
+                self._again.append(invoice)
+
     async def _write_what_is_unknown(self) -> None:
         """Write that a cancelation may have been acted on, of invoices that nobody looks up any more."""
         left = [*self._again, *(one for out in self._out.values() for one in out.invoices.values())]
         self._again.clear()
         self._out.clear()
         for invoice in left:
-            if invoice.unknown is None:
-                self._counts.left_open += 1
-            else:
-                await self._ledger.append(invoice.unknown)
-                self._note(invoice.case, invoice.unknown)
+            await self._leave(invoice)
+
+    async def _leave(self, invoice: _Open) -> None:
+        if invoice.unknown is None:
+            self._counts.left_open += 1
+        else:
+            await self._ledger.append(invoice.unknown)
+            self._note(invoice.case, invoice.unknown)
 
 
 def _ends_shard(invoice: _Open, again: deque[_Open]) -> bool:
