@@ -435,7 +435,7 @@ async def test_a_ledger_that_fails_ends_the_job_without_an_answer(bench: Bench) 
 
     async def drive(coordinator: Coordinator) -> None:
         (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
-        coordinator._ledger._file._disk = Disk(sync=full)
+        coordinator._books.ledger._file._disk = Disk(sync=full)
         with pytest.raises(LedgerWriteError):
             await coordinator.commit_part(0, all_canceled(shard))
         assert coordinator.aborting.is_set()
