@@ -129,9 +129,12 @@ class Temporal:
         return SimpleNamespace(
             status=self.status,
             close_time=self.close_time,
+            run_id="r",
             task_queue="old-queue",
             memo_value=memo_value,
-            raw_description=SimpleNamespace(pending_activities=[]),
+            raw_description=SimpleNamespace(
+                pending_activities=[], workflow_execution_info=SimpleNamespace(first_run_id="r")
+            ),
         )
 
     async def result(self) -> Ended:
