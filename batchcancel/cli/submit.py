@@ -15,8 +15,8 @@ from batchcancel.cli.help import TaskCommand, complete_path, flag
 from batchcancel.errors import SettingsError
 from batchcancel.settings.options import Task
 
-_NOT_HERE: Final = frozenset({"dry_run", "merchant_column", "rate_per_merchant"})
-"""Flags of a run that a job of many hosts does not know: one job is for one merchant."""
+_NOT_HERE: Final = frozenset({"dry_run"})
+"""Flags of a run that a job of many hosts does not know."""
 
 
 @click.command(
@@ -88,8 +88,7 @@ def submit(
         settings = load_settings(manifests, **given(flags))
         for name in sorted(_NOT_HERE & settings.sources.keys()):
             raise SettingsError(
-                f"{settings.sources[name]} is for 'batchcancel run': a job of many hosts has one merchant, "
-                "and cancels."
+                f"{settings.sources[name]} is for 'batchcancel run': a job of many hosts cancels."
             )
         for warning in settings.warnings:
             say(f"Warning: {warning}", fg="yellow")

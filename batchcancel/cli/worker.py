@@ -13,7 +13,7 @@ from batchcancel.cli.flags import add_flags, given
 from batchcancel.cli.help import TaskCommand, flag
 from batchcancel.settings.options import Task
 
-_FLAGS: Final = ("env", "base_url", "log_format", "log_level", "log_file")
+_FLAGS: Final = ("env", "base_url", "merchant_column", "log_format", "log_level", "log_file")
 
 
 @click.command(
@@ -41,8 +41,8 @@ def worker(slots: int, **flags: Any) -> int:  # noqa: ANN401 - checked by settin
     """Work on shards of invoices that 'batchcancel submit' hands out, until a signal ends it.
 
     Credentials are this worker's own, from its environment or batchcancel.toml, as for a run. It takes only
-    shards of the environment, host and merchant that they are for. How fast, how often and how long is the
-    job's affair.
+    shards of the environment, host and merchant that they are for; with --merchant-column, those of a
+    portfolio's merchants. How fast, how often and how long is the job's affair.
 
     On SIGTERM no new cancelation leaves, what is in flight is waited for, and what there is is handed in; the
     rest of its shards goes to other workers at once.

@@ -13,6 +13,9 @@ module             purpose                                                      
 ``lease``          until when a worker may send without a word from Temporal
 ``shard``          one shard on a worker: fleet, lease, answers
 ``coordinator``    manifest to shards, answers to ledger; stands where a fleet would
+``dispatch``       its shards out: rows in their order, what shards left, canaries first
+``intake``         its answers in, each written once
+``books``          its rows: who has them, what became of them
 ``workflow``       ``AccountRun``: pure, imported again in Temporal's sandbox            workflow code
 ``connection``     how Temporal is reached, and what to mend if it is not                client
 ``worker``         the process that works on shards                                      worker

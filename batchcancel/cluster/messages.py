@@ -37,14 +37,17 @@ class Conditions(Struct, frozen=True, kw_only=True):
     """When the ledger's first run began, as the ledger writes it."""
 
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Rises when a field of a shard changes what it means, so that an older worker would do something else."""
+FIRST_PROTOCOL: Final = 1
+"""Of a shard for one merchant: every worker knows what to do with it."""
 
 
 class Shard(Struct, frozen=True, kw_only=True):
     """So many invoices to bring to their ends, and with what share of the quota."""
 
-    protocol: int = PROTOCOL
+    protocol: int = FIRST_PROTOCOL
+    """2 where invoices name their merchant: to an older worker all would be its own merchant's."""
 
     number: int
     """From 0 in each job; invoices that a shard left are handed out again in one with a new number."""
@@ -56,6 +59,8 @@ class Shard(Struct, frozen=True, kw_only=True):
     """How many invoices."""
     rate: float | None
     """Its share of the requests a second; None for no limit."""
+    merchant_rate: float | None = None
+    """Its share of the requests a second that each merchant may have; None for no limit of its own."""
     concurrency: int
     """Its share of the requests in flight."""
     is_canary: bool = False
@@ -70,12 +75,21 @@ class Stop(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class MerchantStop(Struct, frozen=True, kw_only=True):
+    """Why a merchant's rows were left while those of others went on."""
+
+    merchant_id: str | None
+    """None for the account's own merchant."""
+    why: str
+
+
 class ShardReport(Struct, frozen=True, kw_only=True):
     """What a worker has to say at the end of a shard, or of its part in it."""
 
     answers: bytes = b""
     """See ``packing``. What has no answer is to be asked about again."""
     stop: Stop | None = None
+    stopped_merchants: tuple[MerchantStop, ...] = ()
     refused_at: float | None = None
     """The requests a second that were left of the shard's share after the service had refused some for their
     number; None if it refused none."""

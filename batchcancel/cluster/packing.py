@@ -38,6 +38,8 @@ class Ask(Struct, frozen=True, array_like=True, omit_defaults=True):
     is_in_doubt: bool = False
     """Whether a cancelation may have been acted on without an answer, so that a look-up comes first."""
     match: dict[MatchField, str] | None = None
+    merchant_id: str | None = None
+    """Whose it is, where that is not the account's own merchant."""
 
     @property
     def row(self) -> ManifestRow:
@@ -45,6 +47,7 @@ class Ask(Struct, frozen=True, array_like=True, omit_defaults=True):
         return ManifestRow(
             row=self.number,
             invoice_id=self.invoice_id,
+            merchant_id=self.merchant_id,
             match=self.match,
             standing=Standing.TO_LOOK_UP if self.is_in_doubt else Standing.TO_ASK,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from temporalio.client import Client as Engine
 from temporalio.client import (
     WorkflowExecutionDescription,
@@ -20,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from batchcancel.cluster.connection import (
     JOB_PREFIX,
     connect,
-    unreachable,
+    lost,
     workflow_id_of,
 )
 from batchcancel.cluster.converter import DATA_CONVERTER
@@ -43,13 +44,16 @@ async def asking(options: EngineOptions) -> AsyncIterator[Engine]:
     """Connect to Temporal for the length of the block.
 
     Raises:
-        EngineError: It can't be reached, before or inside the block.
+        EngineError: It can't be reached or refuses us, before or inside the block, or a job has ended between
+            two questions about it.
     """
     engine = await connect(options)
     try:
         yield engine
-    except RPCError:
-        raise unreachable(options) from None
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            raise EngineError("The job has ended meanwhile.") from None
+        raise lost(exc.status, options) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +175,13 @@ def first_run_id_of(found: WorkflowExecutionDescription) -> str:
 
 
 def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:
-    """Return how the shards go on that workers have; workers of an older version do not say."""
+    """Return how the shards go on; workers of another version may not say it, or say it otherwise."""
     pulses = []
     for shard in found.raw_description.pending_activities:
         match shard.heartbeat_details.payloads:
             case [_, payload, *_]:
-                pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
+                with suppress(msgspec.DecodeError):
+                    pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
             case _:
                 pass
     return pulses

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from batchcancel.api import ServiceClock, Signer
 from batchcancel.cluster.lease import Lease
-from batchcancel.cluster.messages import Pulse, Shard, ShardReport, Stop
+from batchcancel.cluster.messages import MerchantStop, Pulse, Shard, ShardReport, Stop
 from batchcancel.cluster.packing import FULL_BYTES, Answer, Packer, unpack_asks
 from batchcancel.errors import NotSentError, SafetyStopError
 from batchcancel.gates import Gates
@@ -71,6 +71,7 @@ class ShardRun:
         self._on_event = on_event
         self._answers = _Answers(on_full=self.stop)
         self._was_refused = False
+        self._asks = unpack_asks(shard.rows)
         self._settings = _settings_for(shard, settings)
         self._fleet = self._build_fleet(keys, client, clock)
 
@@ -117,12 +118,16 @@ class ShardRun:
         await asyncio.sleep(self._interval_s)
         stop: Stop | None = None
         try:
-            await self._fleet.run(_each(ask.row for ask in unpack_asks(self._shard.rows)))
+            await self._fleet.run(_each(ask.row for ask in self._asks))
         except SafetyStopError as exc:
             stop = Stop(kind=type(exc).__name__, why=str(exc))
         return ShardReport(
             answers=self.answers(),
             stop=stop,
+            stopped_merchants=tuple(
+                MerchantStop(merchant_id=stopped.merchant_id, why=stopped.why)
+                for stopped in self._fleet.stopped_merchants
+            ),
             refused_at=self._vitals().allowed_rate if self._was_refused else None,
             worker=self._worker,
         )
@@ -130,7 +135,7 @@ class ShardRun:
     @property
     def _interval_s(self) -> float:
         """How long to wait for the first request: the shard before, with this share, may have sent one."""
-        return 1 / self._shard.rate if self._shard.rate else 0.0
+        return max(1 / rate if rate else 0.0 for rate in (self._shard.rate, self._shard.merchant_rate))
 
     def _vitals(self) -> Vitals:
         return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate)
@@ -141,9 +146,10 @@ class ShardRun:
 
     def _build_fleet(self, keys: Keys, client: Sender, clock: ServiceClock) -> Fleet:
         shard, conditions = self._shard, self._shard.conditions
+        open_of = Counter(ask.merchant_id for ask in self._asks)
         purpose = Purpose(
-            merchants=[None],
-            open_of={None: shard.count},
+            merchants=open_of.keys(),
+            open_of=open_of,
             sink=self._answers,
             gates=Gates(
                 canary=shard.count if shard.is_canary else 0,
@@ -220,6 +226,7 @@ def _settings_for(shard: Shard, settings: Settings) -> Settings:
         timeout=conditions.timeout,
         max_attempts=conditions.max_attempts,
         max_outage=conditions.max_outage,
+        rate_per_merchant=shard.merchant_rate,
     )
     return replace(settings, options=options, rate=shard.rate)
 

@@ -26,22 +26,26 @@ class Share(Struct, frozen=True, kw_only=True):
 
     rate: float | None
     """Requests a second; None for no limit."""
+    merchant_rate: float | None
+    """Requests a second for each merchant in it; None for no limit of its own."""
     concurrency: int
     """Requests in flight."""
 
 
-def window_for(most: int, *, rate: float | None, concurrency: int) -> int:
+def window_for(most: int, *, rate: float | None, concurrency: int, merchant_rate: float | None = None) -> int:
     """Return how many shards may be out at the same time.
 
     Args:
         most: So many at most, 1 or more.
         rate: Requests a second of all together; None for no limit.
         concurrency: Requests in flight of all together.
+        merchant_rate: Requests a second of each merchant in all of them; None for no limit of its own.
     """
     window = min(most, concurrency)
-    if rate is None:
-        return window
-    return max(1, min(window, int(rate // _LEAST_SHARE)))
+    for limit in (rate, merchant_rate):
+        if limit is not None:
+            window = min(window, int(limit // _LEAST_SHARE))
+    return max(1, window)
 
 
 def even_rate(rate: float | None, window: int) -> float | None:
@@ -59,9 +63,12 @@ def rate_together(each: float, window: int) -> float:
 class Shares:
     """The shares of the shards to come, lower after refusals and then slowly higher again."""
 
-    def __init__(self, most: int, *, rate: float | None, concurrency: int) -> None:
+    def __init__(
+        self, most: int, *, rate: float | None, concurrency: int, merchant_rate: float | None = None
+    ) -> None:
         """Begin with what was asked for; see ``window_for``."""
         self._most = most
+        self._merchant_rate = merchant_rate
         self._concurrency = concurrency
         self._bound: float | None = None
         """Requests a second that the service has lately taken of one shard; None if it refused none."""
@@ -70,14 +77,20 @@ class Shares:
     def set_rate(self, rate: float | None) -> None:
         """Share out another rate from the next shard on."""
         self.rate = rate
-        self.window = window_for(self._most, rate=rate, concurrency=self._concurrency)
+        self.window = window_for(
+            self._most, rate=rate, merchant_rate=self._merchant_rate, concurrency=self._concurrency
+        )
 
     def next(self) -> Share:
         """Return the share of the next shard."""
-        rate = self._even_rate()
+        rate = self._even(self.rate)
         if self._bound is not None:
             rate = self._bound if rate is None else min(rate, self._bound)
-        return Share(rate=rate, concurrency=max(1, self._concurrency // self.window))
+        return Share(
+            rate=rate,
+            merchant_rate=self._even(self._merchant_rate),
+            concurrency=max(1, self._concurrency // self.window),
+        )
 
     def learn(self, refused_at: float | None) -> None:
         """Take in how a shard fared.
@@ -89,7 +102,7 @@ class Shares:
             self._bound = refused_at
         elif self._bound is not None:
             raised = self._bound * _RECOVERY
-            self._bound = raised if raised < (self._even_rate() or _UNBOUNDED) else None
+            self._bound = raised if raised < (self._even(self.rate) or _UNBOUNDED) else None
 
-    def _even_rate(self) -> float | None:
-        return even_rate(self.rate, self.window)
+    def _even(self, rate: float | None) -> float | None:
+        return even_rate(rate, self.window)

@@ -22,8 +22,8 @@ from temporalio.worker import Worker
 from batchcancel.cluster.access import while_let_in
 from batchcancel.cluster.connection import (
     account_of,
+    lost,
     shard_queue_of,
-    unreachable,
     workflow_id_of,
 )
 from batchcancel.cluster.coordinator import Coordinator
@@ -85,8 +85,8 @@ class Submission:
         account = account_of(job.settings, merchant_id=job.merchant_id)
         try:
             running = await find_job(self._engine, account)
-        except RPCError:
-            raise unreachable(self._options) from None
+        except RPCError as exc:
+            raise lost(exc.status, self._options) from None
         if running is not None and running.memo.run_id != job.last_run_id:
             raise EngineError(_in_use(running))
 

@@ -38,7 +38,7 @@ from batchcancel.pipeline.pipeline import MAX_WAITING, Pipeline, cause_of, prece
 OpenLane = Callable[[str | None, Callable[[Exception], None]], "Lane"]
 """Builds a merchant's lane, whose pipeline tells of each failure at once."""
 
-_OF_A_MERCHANT: Final = (CredentialsRefusedError, OutageTooLongError)
+OF_A_MERCHANT: Final = (CredentialsRefusedError, OutageTooLongError)
 """What concerns one merchant where the rows of several are under way."""
 
 
@@ -324,7 +324,7 @@ class Fleet:
         """
         if lane.stopped_by is failure:
             return True
-        if not isinstance(failure, _OF_A_MERCHANT) or self._is_alone or self._entrance.is_trying:
+        if not isinstance(failure, OF_A_MERCHANT) or self._is_alone or self._entrance.is_trying:
             return False
         lane.stopped_by = failure
         self._on_event(MerchantStopped(merchant_id=lane.merchant_id, why=str(failure)))

@@ -14,13 +14,23 @@ from typing import Any
 import pytest
 
 from batchcancel.cluster.coordinator import Coordinator, Wish
-from batchcancel.cluster.messages import Account, Issue, Pulse, Shard, ShardReport, ShardRequest, Stop
+from batchcancel.cluster.messages import (
+    Account,
+    Issue,
+    MerchantStop,
+    Pulse,
+    Shard,
+    ShardReport,
+    ShardRequest,
+    Stop,
+)
 from batchcancel.cluster.packing import Answer, Ask, Packer, unpack_asks
 from batchcancel.errors import (
     CanaryFailedError,
     ClusterError,
     CredentialsRefusedError,
     LedgerWriteError,
+    OutageTooLongError,
     SafetyStopError,
 )
 from batchcancel.job import Job
@@ -101,6 +111,7 @@ class Bench:
     """A manifest, a ledger, and jobs over them."""
 
     folder: Path
+    credentials: dict[str, str] = field(default_factory=CREDENTIALS.copy)
 
     @property
     def ledger(self) -> Path:
@@ -115,7 +126,7 @@ class Bench:
         """Run a job to its end."""
         settings = load_settings(
             [self.folder / "ids.csv"],
-            environ=CREDENTIALS,
+            environ=self.credentials,
             env="sandbox",
             base_url="http://127.0.0.1:9",
             ledger=str(self.ledger),
@@ -491,7 +502,7 @@ async def test_a_ledger_that_fails_ends_the_job_without_an_answer(bench: Bench) 
 
     async def drive(coordinator: Coordinator) -> None:
         (shard, *_) = (await coordinator.next_shards(ShardRequest(offset=0))).shards
-        coordinator._ledger._file._disk = Disk(sync=full)
+        coordinator._books.ledger._file._disk = Disk(sync=full)
         with pytest.raises(LedgerWriteError):
             await coordinator.commit_part(0, all_canceled(shard))
         assert coordinator.aborting.is_set()
@@ -541,3 +552,121 @@ async def test_what_an_earlier_coordinator_had_written_is_not_written_again(benc
     _, summary = await bench.run(drive)
     assert bench.results() == dict.fromkeys(ids(10), 1)
     assert (summary.tally.settled_earlier, summary.tally.results) == (5, {Reason.CANCELED: 5})
+
+
+# --- merchants ------------------------------------------------------------------------------------
+
+
+MERCHANTS: dict[str, Any] = {"merchant_column": "merchant"}
+
+
+@pytest.fixture
+def portfolio(bench: Bench) -> Bench:
+    """A manifest of two merchants, which share their ids."""
+    rows = [f"{number},{merchant}" for number in range(20) for merchant in ("north", "south")]
+    bench.write(*rows, header="invoice_id,merchant")
+    bench.credentials = CREDENTIALS | {"BATCHCANCEL_PORTFOLIO_ID": "m"}
+    return bench
+
+
+def pairs(hosts: Hosts) -> Counter[tuple[str | None, str]]:
+    """Count what was handed out, by merchant and invoice."""
+    return Counter(
+        (ask.merchant_id, ask.invoice_id) for shard in hosts.shards for ask in unpack_asks(shard.rows)
+    )
+
+
+def all_but_souths(shard: Shard) -> ShardReport:
+    """Refuse one merchant, as a worker does that has rows of both."""
+    asks = unpack_asks(shard.rows)
+    return report(
+        [answer(ask) for ask in asks if ask.merchant_id == "north"],
+        stopped_merchants=(MerchantStop(merchant_id="south", why="refused"),),
+    )
+
+
+async def test_each_row_keeps_its_merchant(portfolio: Bench) -> None:
+    """The same id at two merchants is two invoices; only workers that know merchants take such a shard."""
+    hosts = Hosts()
+    _, summary = await portfolio.run(hosts.drive, **MERCHANTS)
+    assert summary.state is RunState.COMPLETE
+    assert {shard.protocol for shard in hosts.shards} == {2}
+    results = [row for row in portfolio.rows() if row["type"] == "result"]
+    assert Counter((row["merchant_id"], row["invoice_id"]) for row in results) == pairs(hosts)
+    assert set(pairs(hosts).values()) == {1}
+    assert len(results) == 40
+
+
+async def test_a_job_for_one_merchant_is_for_older_workers_too(bench: Bench) -> None:
+    """They would do nothing else with its shards."""
+    bench.write("1", "2")
+    hosts = Hosts()
+    await bench.run(hosts.drive)
+    assert {shard.protocol for shard in hosts.shards} == {1}
+
+
+async def test_a_stopped_merchant_is_left_and_the_others_go_on(portfolio: Bench) -> None:
+    """Its rows are handed out no more, and the summary tells how many are open."""
+    hosts = Hosts(all_but_souths)
+    _, summary = await portfolio.run(hosts.drive, window=1, **MERCHANTS)
+    assert summary.state is RunState.STOPPED
+    (stopped,) = summary.stopped_merchants
+    assert (stopped.merchant_id, stopped.open, stopped.why) == ("south", 20, "refused")
+    assert (summary.tally.results, summary.tally.open) == ({Reason.CANCELED: 20}, 20)
+    assert summary.tally.is_conserved
+    # Those that were out, or lay ready, when it was told.
+    assert sum(merchant == "south" for merchant, _ in pairs(hosts).elements()) < 20
+    assert {count for (merchant, _), count in pairs(hosts).items() if merchant == "south"} == {1}
+
+
+@pytest.mark.parametrize("kind", [CredentialsRefusedError, OutageTooLongError])
+async def test_what_stops_a_shard_of_one_merchant_stops_only_that(
+    portfolio: Bench, kind: type[SafetyStopError]
+) -> None:
+    """A worker that has no other rows can't know that there are others."""
+    rows = [f"{number},{merchant}" for merchant in ("south", "north") for number in range(20)]
+    portfolio.write(*rows, header="invoice_id,merchant")
+
+    def work_on(shard: Shard) -> ShardReport:
+        asks = unpack_asks(shard.rows)
+        if asks[0].merchant_id == "north":
+            return all_canceled(shard)
+        return report([], stop=Stop(kind=kind.__name__, why="no"))
+
+    _, summary = await portfolio.run(Hosts(work_on).drive, **MERCHANTS)
+    assert summary.tally.results == {Reason.CANCELED: 20}
+    assert [(one.merchant_id, one.open) for one in summary.stopped_merchants] == [("south", 20)]
+
+
+async def test_a_refused_merchant_stops_all_while_canaries_are_tried(portfolio: Bench) -> None:
+    """They have to end well before others are touched."""
+    hosts = Hosts(lambda _shard: report([], stop=Stop(kind="CredentialsRefusedError", why="no")))
+    job, summary = await portfolio.run(hosts.drive, canary=1, **MERCHANTS)
+    assert summary.state is RunState.STOPPED
+    assert summary.stopped_merchants == ()
+    assert job.summary.why is not None
+    assert hosts.asked.total() == 1
+
+
+async def test_what_may_have_been_done_for_a_stopped_merchant_is_written(portfolio: Bench) -> None:
+    """Nobody looks it up any more in this job; the next one begins with that."""
+
+    def work_on(shard: Shard) -> ShardReport:
+        asks = unpack_asks(shard.rows)
+        answers = [
+            answer(ask, Reason.UNKNOWN if ask.merchant_id == "south" else Reason.CANCELED) for ask in asks
+        ]
+        return report(answers, stopped_merchants=(MerchantStop(merchant_id="south", why="refused"),))
+
+    _, summary = await portfolio.run(Hosts(work_on).drive, window=1, shard_rows=40, **MERCHANTS)
+    assert summary.tally.results == {Reason.CANCELED: 20, Reason.UNKNOWN: 20}
+    assert summary.stopped_merchants[0].open == 0
+
+
+async def test_a_shard_lasts_no_longer_for_the_rate_of_a_merchant(portfolio: Bench) -> None:
+    """At ten a second the rows of one are a quarter of a minute's; those of others come on top."""
+    rows = [f"{number},north" for number in range(400)]
+    portfolio.write(*rows, header="invoice_id,merchant")
+    hosts = Hosts()
+    await portfolio.run(hosts.drive, window=1, shard_rows=1000, rate_per_merchant=10.0, **MERCHANTS)
+    assert [shard.count for shard in hosts.shards] == [150, 150, 100]

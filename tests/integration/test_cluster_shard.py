@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,3 +193,68 @@ async def test_canaries_are_looked_up_after_their_cancelation(settings: Settings
     service = Service()
     report = await shard_run(settings, service, held(), is_canary=True).run()
     assert {answer.lookups for answer in unpack_answers(report.answers)} == {1}
+
+
+# --- merchants ------------------------------------------------------------------------------------
+
+
+def of_merchants(*merchants: str | None) -> dict[str, Any]:
+    """Return what makes a shard one of several merchants, an invoice of each in turn."""
+    asks = [
+        Ask(number, str(2600 + number), merchant_id=merchants[number % len(merchants)])
+        for number in range(20)
+    ]
+    return {"rows": pack(asks), "protocol": 2}
+
+
+@dataclass
+class Portfolio(Service):
+    """Serves some merchants, and refuses the key for others."""
+
+    refused: frozenset[str] = frozenset()
+    signed_for: Counter[str] = field(default_factory=Counter)
+
+    async def send(
+        self,
+        kind: RequestKind,
+        subject: Subject,
+        *,
+        signer: Signer,
+        before_repeat: Callable[[], Awaitable[None]],
+    ) -> Reply:
+        bearer = signer.headers(method="GET", target="/", host="h", body=None, now=0)["Authorization"]
+        claims = json.loads(base64.urlsafe_b64decode(bearer.split(".")[1] + "=="))
+        merchant = claims["v-c-merchant-id"]
+        self.signed_for[merchant] += kind is RequestKind.CANCEL
+        reply = await super().send(kind, subject, signer=signer, before_repeat=before_repeat)
+        return replace(reply, http_status=401) if merchant in self.refused else reply
+
+
+async def test_each_invoice_is_asked_about_for_its_merchant(settings: Settings) -> None:
+    """Signed for whom its row names; the others are the account's own."""
+    service = Portfolio()
+    report = await shard_run(settings, service, held(), **of_merchants("north", "south", None)).run()
+    assert len(unpack_answers(report.answers)) == 20
+    assert service.signed_for == {"north": 7, "south": 7, "m": 6}
+    assert (report.stop, report.stopped_merchants) == (None, ())
+
+
+async def test_a_refused_merchant_is_told_and_the_others_go_on(settings: Settings) -> None:
+    """Nothing is canceled for it, and its rows have no answer."""
+    service = Portfolio(refused=frozenset({"south"}))
+    report = await shard_run(settings, service, held(), **of_merchants("north", "south")).run()
+    assert {answer.number % 2 for answer in unpack_answers(report.answers)} == {0}
+    (stopped,) = report.stopped_merchants
+    assert stopped.merchant_id == "south"
+    assert "refuses the key" in stopped.why
+    assert report.stop is None
+    assert service.signed_for == {"north": 10, "south": 0}
+
+
+async def test_each_merchant_keeps_its_share_of_a_rate(settings: Settings) -> None:
+    """Two merchants have twice the rate of one."""
+    shard = of_merchants("north", "south") | {"merchant_rate": 20.0, "concurrency": 8}
+    began_at = time.monotonic()
+    await shard_run(settings, Portfolio(), held(), **shard).run()
+    took_s = time.monotonic() - began_at
+    assert took_s > 10 / (1.1 * 20) - 0.1  # ten invoices and a read for each

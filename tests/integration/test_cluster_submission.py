@@ -18,7 +18,7 @@ from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster import access, submission
-from batchcancel.cluster.messages import Account, Memo, Shard, ShardReport, ShardRequest
+from batchcancel.cluster.messages import Account, Ended, Memo, Score, Shard, ShardReport, ShardRequest
 from batchcancel.cluster.packing import Answer, Packer, unpack_asks
 from batchcancel.cluster.submission import Submission
 from batchcancel.errors import EngineError, SettingsError
@@ -117,7 +117,7 @@ class Temporal:
         self._meet("start_workflow")
         return self
 
-    async def describe(self) -> Any:
+    async def describe(self, **_: object) -> Any:
         self._meet("describe")
         if self.memo is None:
             raise NOT_THERE
@@ -127,10 +127,17 @@ class Temporal:
             return self.memo
 
         return SimpleNamespace(
-            status=self.status, close_time=self.close_time, task_queue="old-queue", memo_value=memo_value
+            status=self.status,
+            close_time=self.close_time,
+            run_id="r",
+            task_queue="old-queue",
+            memo_value=memo_value,
+            raw_description=SimpleNamespace(
+                pending_activities=[], workflow_execution_info=SimpleNamespace(first_run_id="r")
+            ),
         )
 
-    async def result(self) -> bool:
+    async def result(self) -> Ended:
         """Be the workflow, one shard after the other, until there are no more or somebody ends it."""
         self._meet("result")
         offset = 0
@@ -144,11 +151,21 @@ class Temporal:
             for shard in issue.shards:
                 self.asked.update(ask.invoice_id for ask in unpack_asks(shard.rows))
                 offset = shard.number + 1
-                await self.activities["take"](shard.number, self.work_on(shard))
+                await self._bring(shard.number, self.work_on(shard))
         self.memo = None
-        return False
+        return Ended(is_canceled=False, score=Score(to_settle=0))
 
-    async def query(self, _what: object) -> tuple[bytes, ...]:
+    async def _bring(self, number: int, report: ShardReport) -> None:
+        """Bring a report, again and again if it is not taken: so does the workflow."""
+        while True:
+            try:
+                await self.activities["take"](number, report)
+            except Exception:  # noqa: BLE001 - whatever it is
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    async def query(self, _what: object, **_: object) -> tuple[bytes, ...]:
         self._meet("query")
         return ()
 
@@ -220,7 +237,7 @@ class Bench:
         return Job(settings, open_workforce=self.held().open_workforce)
 
     async def run(self, **flags: Any) -> RunSummary:
-        async with asyncio.timeout(20), self.job(**flags) as job:
+        async with asyncio.timeout(10), self.job(**flags) as job:
             self.with_job(job)
             return await job.run()
 

@@ -76,6 +76,22 @@ def test_window_is_no_wider_than_the_quota_allows(
     assert window_for(most, rate=rate, concurrency=concurrency) == window
 
 
+@pytest.mark.parametrize("rate", [None, 400.0, 60.0])
+def test_each_merchant_has_its_rate_in_all_shards_together(rate: float | None) -> None:
+    """Every shard of the window may hold rows of the same merchant."""
+    shares = Shares(8, rate=rate, merchant_rate=45.0, concurrency=16)
+    share = shares.next()
+    assert shares.window == 4
+    assert share.merchant_rate is not None
+    assert (1.1 * share.merchant_rate + 1) * shares.window <= 1.1 * 45 + 1e-6
+
+
+def test_a_low_rate_for_each_merchant_is_for_one_shard_alone() -> None:
+    """It is that shard's in full."""
+    shares = Shares(8, rate=400.0, merchant_rate=5.0, concurrency=16)
+    assert (shares.window, shares.next().merchant_rate) == (1, 5.0)
+
+
 def test_later_shards_start_lower_after_a_refusal_and_recover() -> None:
     """A 429 concerns everyone who shares the quota; a shard without one lets the next go faster."""
     shares = Shares(4, rate=200.0, concurrency=16)

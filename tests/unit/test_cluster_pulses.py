@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from temporalio.client import WorkflowExecutionDescription
 
 from batchcancel.cli.job_words import exit_code_of, json_line, sentence
-from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import Ended, Memo, Progress, Pulse, Score
 from batchcancel.cluster.pulses import Pulses
-from batchcancel.cluster.running import pulses_in
 from batchcancel.cluster.shares import Shares
 from batchcancel.model import Outcome, PauseCause, Vitals, Workers
 
@@ -131,25 +127,6 @@ def test_limit_is_cut_after_refusals() -> None:
     assert vitals.allowed_rate == pytest.approx(4 * (45 + 1 / 1.1))
     assert together(pulse(3), pulse(4, allowed_rate=9.0)).allowed_rate is None
     assert together(pulse(3, allowed_rate=9.0), window=1).allowed_rate == 9.0
-
-
-# --- heartbeats -----------------------------------------------------------------------------------
-
-
-def test_pulse_is_read_from_a_heartbeat_and_older_workers_have_none() -> None:
-    """The answers before it are not even decoded."""
-    encode = DATA_CONVERTER.payload_converter.to_payloads
-    beats: list[list[Any]] = [
-        [],
-        [b"answers"],
-        [b"\x00 no answers", pulse(4)],
-        [b"", pulse(5), "of a newer one"],
-    ]
-    activities = [
-        SimpleNamespace(heartbeat_details=SimpleNamespace(payloads=encode(details))) for details in beats
-    ]
-    found = SimpleNamespace(raw_description=SimpleNamespace(pending_activities=activities))
-    assert pulses_in(cast("WorkflowExecutionDescription", found)) == [pulse(4), pulse(5)]
 
 
 # --- who follows it -------------------------------------------------------------------------------

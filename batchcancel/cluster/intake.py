@@ -1,0 +1,141 @@
+"""Answers in: what the shards of a coordinator bring, and those of an earlier one, is written once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from batchcancel.cluster.books import Books, ShardOut
+from batchcancel.cluster.messages import MerchantStop, Receipt, ShardReport, Stop
+from batchcancel.cluster.packing import Answer, Ask, unpack_answers
+from batchcancel.cluster.shares import Shares
+from batchcancel.errors import ClusterError, LedgerFaultError, SafetyStopError
+from batchcancel.job.workforce import Work
+from batchcancel.model import ManifestRow, Reason, Standing
+from batchcancel.pipeline.fleet import OF_A_MERCHANT
+from batchcancel.pipeline.unasked import unasked
+
+_OF_A_MERCHANT: Final = frozenset(kind.__name__ for kind in OF_A_MERCHANT)
+_SAFETY_STOPS: Final = {kind.__name__: kind for kind in SafetyStopError.__subclasses__()}
+
+
+class Intake:
+    """Write the answers of shards; returns of each once they are durable."""
+
+    def __init__(
+        self, work: Work, books: Books, shares: Shares, *, on_failure: Callable[[Exception], None]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            work: What is to be done.
+            books: Where it is kept who has what.
+            shares: Learn from refusals.
+            on_failure: Told of a ledger that can't be written, and of what stopped a worker.
+        """
+        self._work = work
+        self._books = books
+        self._shares = shares
+        self._on_failure = on_failure
+        self._adopting = asyncio.Lock()
+        self._adopted: dict[int, ManifestRow] = {}
+        """Rows of an earlier coordinator's shards that have no answer yet, by number."""
+
+    async def commit_part(self, number: int, report: ShardReport) -> Receipt:
+        """Write the answers of a shard; see ``Coordinator.commit_part``."""
+        out = self._books.out.get(number)
+        if out is None:
+            return self._receipt(leaves_rest=bool(self._books.again))
+        if out.committing is None:
+            out.committing = asyncio.create_task(self._commit(out, report))
+        return await asyncio.shield(out.committing)
+
+    async def adopt(self, asks: Iterable[Ask]) -> None:
+        """Get ready for the answers of an earlier coordinator's shards; see ``Coordinator.adopt``."""
+        wanted = {ask.number: (ask.merchant_id, ask.invoice_id) for ask in asks}
+        if not wanted:
+            return
+        last = max(wanted)
+        number = 0
+        async for row in self._work.read_rows():
+            is_open = unasked(row) is None and row.standing is not Standing.SETTLED
+            if is_open and wanted.get(number) == (row.merchant_id, row.invoice_id):
+                self._adopted[number] = row
+            number += 1
+            if number > last:
+                return
+
+    async def commit_adopted(self, report: ShardReport) -> Receipt:
+        """Write the answers of an earlier coordinator's shard; see ``Coordinator.commit_adopted``."""
+        books = self._books
+        async with self._adopting:
+            for answer in unpack_answers(report.answers):
+                row = self._adopted.get(answer.number)
+                if row is None:
+                    continue
+                if answer.reason is Reason.UNKNOWN and not books.stopping.is_set():
+                    books.doubted_earlier.add(answer.number)
+                    continue
+                await books.write(answer.result_for(row))
+                del self._adopted[answer.number]
+                books.answered_earlier.add(answer.number)
+            await books.ledger.flush()
+        return Receipt(is_over=True, leaves_rest=False, score=books.score())
+
+    async def _commit(self, out: ShardOut, report: ShardReport) -> Receipt:
+        books = self._books
+        try:
+            answers = unpack_answers(report.answers)
+            out.is_counted = True
+            for answer in answers:
+                await self._take(out, answer)
+            await books.ledger.flush()
+        except LedgerFaultError as exc:
+            self._on_failure(exc)
+            raise
+        except ClusterError as exc:  # none of them was taken: their invoices stay open
+            self._on_failure(exc)
+        stops = [*report.stopped_merchants]
+        if report.stop is not None:
+            if self._is_of_one_merchant(out, report.stop):
+                stops += [MerchantStop(merchant_id=one, why=report.stop.why) for one in out.merchants]
+            else:
+                self._on_failure(_failure_of(report))
+        self._shares.learn(report.refused_at)
+        del books.out[out.shard.number]
+        books.again.extend(out.invoices.values())
+        await books.stop_merchants(stops)
+        return self._receipt(leaves_rest=bool(books.again))
+
+    def _is_of_one_merchant(self, out: ShardOut, stop: Stop) -> bool:
+        """Tell whether a shard was stopped by what concerns its one merchant, while there are others.
+
+        As long as canaries are tried it concerns everyone: they have to end well before others are touched.
+        """
+        is_own = stop.kind in _OF_A_MERCHANT and len(out.merchants) == 1
+        return is_own and len(self._work.opened.check.merchants) > 1 and not self._books.entrance.is_trying
+
+    async def _take(self, out: ShardOut, answer: Answer) -> None:
+        invoice = out.invoices.get(answer.number)
+        if invoice is None:
+            return
+        result, case = answer.result_for(invoice.case.row), invoice.case
+        if result.reason is Reason.UNKNOWN and not self._books.stopping.is_set() and not case.is_canary:
+            # The shard was to end, and the reply had not come: there is time to look.
+            case.doubted_earlier = True
+            invoice.unknown = result
+            return
+        await self._books.write(result, case)
+        del out.invoices[answer.number]
+
+    def _receipt(self, *, leaves_rest: bool) -> Receipt:
+        books = self._books
+        return Receipt(is_over=books.stopping.is_set(), leaves_rest=leaves_rest, score=books.score())
+
+
+def _failure_of(report: ShardReport) -> SafetyStopError:
+    """Return the error that a worker met, as one of this process."""
+    assert report.stop is not None  # noqa: S101 - asked for such reports only
+    kind = _SAFETY_STOPS.get(report.stop.kind, ClusterError)
+    return kind(f"{report.stop.why} (worker {report.worker})" if report.worker else report.stop.why)
