@@ -24,14 +24,23 @@ _job = click.argument("job", required=False, metavar="[JOB]")
     ],
 )
 @_job
-@flag("--follow", task=Task.OUTPUT, is_flag=True, help="say it again every second, until the job has ended")
+@flag(
+    "--follow",
+    task=Task.OUTPUT,
+    is_flag=True,
+    help="until they have ended: one in the live view, p pauses and q leaves it; else a line a second",
+)
 @flag("--json", "as_json", task=Task.OUTPUT, is_flag=True, help="write it as JSON, a line each time")
 @add_engine_flags
 @add_flags(())
 def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> int:  # noqa: ANN401 - of the engine
     """Say how far the jobs of 'batchcancel submit' are.
 
-    JOB is environment/host/merchant, as this command shows it; without it, every job that runs.
+    JOB is environment/host/merchant, as this command shows it; without it, every job that runs. What workers
+    have answers for counts before it is in the ledger.
+
+    With --follow the exit code is 0 if nothing is left and nothing went wrong, 3 if rows are left or in error, 4
+    if the job was ended in Temporal, 7 if it was canceled.
     """
     options = take_engine_options(flags)
 

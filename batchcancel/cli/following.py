@@ -11,7 +11,7 @@ from batchcancel.cli.signals import signals_cancel
 from batchcancel.cli.watching import count_outcomes
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.running import LOOK_EVERY_S
-from batchcancel.errors import EngineError
+from batchcancel.errors import ClusterError, EngineError
 from batchcancel.observe.progress import show_progress
 from batchcancel.observe.watched import Watched
 
@@ -106,3 +106,5 @@ class _View:
             await self._job.tell(signal)
         except EngineError as exc:
             say(str(exc), fg="yellow")
+        except ClusterError:
+            pass  # whoever keeps the view fresh meets it too, and ends it

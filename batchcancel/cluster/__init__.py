@@ -10,6 +10,7 @@ module             purpose                                                      
 ``messages``       what travels, and nothing else: no secret, no kept column
 ``packing``        rows and answers of a shard as few bytes
 ``shares``         what part of the quota each shard gets
+``pulses``         what workers say between two shards, put together
 ``lease``          until when a worker may send without a word from Temporal
 ``shard``          one shard on a worker: fleet, lease, answers
 ``coordinator``    manifest to shards, answers to ledger; stands where a fleet would
@@ -20,6 +21,7 @@ module             purpose                                                      
 ``connection``     how Temporal is reached, and what to mend if it is not                client
 ``worker``         the process that works on shards                                      worker
 ``submission``     the process that holds the job                                        client, worker
-``control``        what other processes ask of a job: status, pause, rate, cancel        client
+``running``        a job that runs, and what its workers say of their shards             client
+``following``      such a job, looked at again and again until it has ended              client
 =================  ====================================================================  ==============
 """

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from temporalio.client import Client as Engine
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster.messages import Ended, Memo, Progress
 from batchcancel.cluster.pulses import Pulses
@@ -53,7 +53,9 @@ class FollowedJob:
         """
         try:
             await self._look()
-        except RPCError:
+        except RPCError as exc:
+            if exc.status is RPCStatusCode.NOT_FOUND:
+                raise ClusterError(self._was_ended) from None
             raise EngineError("Temporal can't be reached any more.") from None
 
     async def tell(self, signal: str) -> None:
@@ -88,6 +90,13 @@ class FollowedJob:
             is_stopping=progress.state == "ending",
         )
 
+    @property
+    def _was_ended(self) -> str:
+        return (
+            f"The job {self.name} was ended in Temporal: by somebody, by another coordinator that came in its "
+            "place, or by a limit of the server."
+        )
+
     async def _look(self) -> None:
         found = await self._describe()
         if self._is_running(found):
@@ -95,7 +104,8 @@ class FollowedJob:
                 self.progress = await self._job.progress()
             except EngineError:
                 if self._is_running(await self._describe()):
-                    raise  # had it ended meanwhile, nobody would be there to answer
+                    self._pulses.note((), out=())  # what was known is old by now
+                    raise
             else:
                 self._pulses.note(pulses_in(found), out=self.progress.score.out)
                 return
@@ -117,10 +127,7 @@ class FollowedJob:
         try:
             result: Any = await handle.result(rpc_timeout=_CALL)
         except WorkflowFailureError:
-            raise ClusterError(
-                f"The job {self._job.name} was ended in Temporal: by somebody, by another coordinator that "
-                "came in its place, or by a limit of the server."
-            ) from None
+            raise ClusterError(self._was_ended) from None
         if isinstance(result, bool):  # of an older coordinator, which does not say how far it was
             return Ended(is_canceled=result, score=self.progress.score)
         return msgspec.convert(result, Ended)

@@ -1377,6 +1377,29 @@ def test_ctrl_c_ends_a_view_and_not_its_job(
     assert all("\x1b" not in line for line in written)
 
 
+def test_view_outlives_the_coordinator_of_its_job(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal]
+) -> None:
+    """It says that nobody answers, and ends with the job that another coordinator brings to its end."""
+    hosts = start_hosts(server, *SLOW)
+    ids = write_manifest(hosts, 1000)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 50)
+    terminal = follow(hosts, job_of(hosts), columns=200)
+    terminal.wait_for("q leave")
+    submit.kill()
+    submit.wait()
+    terminal.wait_for("does not answer")
+    terminal.wait_for("q leave")
+    again = hosts.submit("--rate", "400")
+    assert terminal.end() == 3, "rows of that job are left, which the next one has"
+    assert "ended, " in "".join(terminal.history())
+    assert terminal.attributes() == terminal.before
+    hosts.end(again)
+    assert check_truth(hosts, ids) == 0
+
+
 def test_submit_shows_what_its_workers_do_and_its_keys_reach_them(
     server: Server,
     start_hosts: StartHosts,

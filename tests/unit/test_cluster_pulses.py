@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from batchcancel.cli.job_words import exit_code_of, json_line, sentence
+from batchcancel.cli.watching import count_outcomes
 from batchcancel.cluster.messages import Ended, Memo, Progress, Pulse, Score
 from batchcancel.cluster.pulses import Pulses
 from batchcancel.cluster.shares import Shares
 from batchcancel.model import Outcome, PauseCause, Vitals, Workers
+from batchcancel.observe.tracker import Moment
+from batchcancel.observe.view import view
 
 SCORE = Score(to_settle=100, outcomes={"canceled": 20, "error": 1}, duration_s=2.0, out=(3, 4, 5))
 DONE = Score(to_settle=100, outcomes={"canceled": 100})
@@ -177,6 +182,46 @@ def looked_at(state: str = "running", **changes: Any) -> Progress:
 def test_a_line_says_what_goes_on(job: Job, said: str) -> None:
     """And nothing that is over."""
     assert sentence(job).endswith(said)
+
+
+def test_keys_are_explained_in_their_order() -> None:
+    """The reference is the interface."""
+    pages = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
+    section = pages.read_text(encoding="utf-8").split("\n## `status --json`\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert [name for cell in cells for name in re.findall(r"`(\w+)`", cell)] == list(
+        json.loads(json_line(Job(looked_at())))
+    )
+
+
+def test_the_page_shows_the_view_as_it_is() -> None:
+    """Every word of it, in its order."""
+    outcomes = dict(zip(Outcome, (2079, 24, 0, 0), strict=True))
+    vitals = Vitals(
+        in_flight=12,
+        allowed_rate=200.0,
+        set_rate=200.0,
+        held_by=None,
+        rows_left=4000,
+        amounts_canceled={"EUR": "1958431.38", "GBP": "846022.24", "USD": "6629757.14"},
+        is_stopping=False,
+        workers=Workers(hosts=1, processes=2, answered=outcomes),
+    )
+    moment = Moment(
+        total=4000,
+        counted_as="outcomes",
+        counts=count_outcomes(outcomes),
+        cancels=True,
+        rate=139.1,
+        eta_s=14.0,
+        merchants_stopped=0,
+        vitals=vitals,
+        goes_on=True,
+    )
+    lines = view(moment, width=79, height=24, has_keys=True)
+    shown = "\n".join("".join(piece.text for piece in line) for line in lines)
+    page = (Path(__file__).parents[2] / "docs" / "many-hosts.md").read_text(encoding="utf-8")
+    assert f"```\n{shown}\n```\n" in page
 
 
 def test_speed_is_that_of_the_whole_job_while_it_lasts() -> None:
