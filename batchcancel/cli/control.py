@@ -28,7 +28,7 @@ _job = click.argument("job", required=False, metavar="[JOB]")
     "--follow",
     task=Task.OUTPUT,
     is_flag=True,
-    help="until they have ended: one in the live view, p pauses and q leaves it; else a line a second",
+    help="go on until they have ended: one in a live view (p pauses, q leaves), else a line a second",
 )
 @flag("--json", "as_json", task=Task.OUTPUT, is_flag=True, help="write it as JSON, a line each time")
 @add_engine_flags
@@ -39,8 +39,8 @@ def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> int
     JOB is environment/host/merchant, as this command shows it; without it, every job that runs. What workers
     have answers for counts before it is in the ledger.
 
-    With --follow the exit code is 0 if nothing is left and nothing went wrong, 3 if rows are left or in error, 4
-    if the job was ended in Temporal, 7 if it was canceled.
+    With --follow the exit code is 0 if every invoice has an answer and none is an error, 3 if not, 4 if the
+    job was ended in Temporal, 7 if it was canceled.
     """
     options = take_engine_options(flags)
 

@@ -93,8 +93,8 @@ class FollowedJob:
     @property
     def _was_ended(self) -> str:
         return (
-            f"The job {self.name} was ended in Temporal: by somebody, by another coordinator that came in its "
-            "place, or by a limit of the server."
+            f"The job {self.name} was ended in Temporal: by somebody, by another coordinator that came in "
+            "its place, or by a limit of the server."
         )
 
     async def _look(self) -> None:

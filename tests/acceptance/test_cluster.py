@@ -1332,26 +1332,29 @@ def test_p_pauses_all_workers_of_a_followed_job_and_lets_them_go_on(
     assert check_truth(hosts, ids) == 0
 
 
-def test_follower_of_a_job_that_is_canceled_ends_as_its_coordinator_does(
-    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal]
+@pytest.mark.parametrize("is_canceled", [True, False], ids=["canceled", "terminated"])
+def test_follower_of_a_job_that_somebody_ends_ends_as_its_coordinator_does(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal], *, is_canceled: bool
 ) -> None:
-    """With 7, in the view and in lines; with 4 if somebody has ended it in Temporal."""
+    """With 7 after a cancel, with 4 if its workflow was terminated; in the view and in lines."""
     hosts = start_hosts(server, *SLOW)
     write_manifest(hosts, 2000)
     hosts.worker()
-    for end, code in (("cancel", 7), ("terminate", 4)):
-        submit = hosts.submit("--rate", "100")
-        hosts.simulator.wait_for("cancel", hosts.simulator.posts().total() + 20)
-        name = job_of(hosts)
-        terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
-        terminal.wait_for("q leave")
-        if end == "cancel":
-            hosts.end(hosts.start("cancel", name))
-        else:
-            end_in_temporal(server, name)
-        assert terminal.end() == code
-        hosts.end(lines, code)
-        hosts.end(submit, code)
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 20)
+    name = job_of(hosts)
+    terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
+    terminal.wait_for("q leave")
+    wait_until(lambda: b"running" in hosts.said(lines, "out"))
+    if is_canceled:
+        hosts.end(hosts.start("cancel", name))
+    else:
+        end_in_temporal(server, name)
+    code = 7 if is_canceled else 4
+    assert terminal.end() == code
+    hosts.end(lines, code)
+    hosts.end(submit, code)
+    assert terminal.attributes() == terminal.before
 
 
 def test_ctrl_c_ends_a_view_and_not_its_job(
