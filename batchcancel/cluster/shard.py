@@ -66,7 +66,8 @@ class ShardRun:
         self._worker = worker
         self._on_event = on_event
         self._answers = _Answers(on_full=self.stop)
-        self._was_refused = False
+        self._refused_at: float | None = None
+        """The requests a second that were left after the last refusal; None if nothing was refused."""
         self._asks = unpack_asks(shard.rows)
         self._settings = _settings_for(shard, settings)
         self._fleet = self._build_fleet(keys, client, clock)
@@ -110,7 +111,7 @@ class ShardRun:
                 MerchantStop(merchant_id=stopped.merchant_id, why=stopped.why)
                 for stopped in self._fleet.stopped_merchants
             ),
-            refused_at=self._left_rate() if self._was_refused else None,
+            refused_at=self._left_rate(),
             worker=self._worker,
         )
 
@@ -120,10 +121,13 @@ class ShardRun:
         return max(1 / rate if rate else 0.0 for rate in (self._shard.rate, self._shard.merchant_rate))
 
     def _left_rate(self) -> float | None:
+        if self._refused_at is None or self._shard.merchant_rate is not None:
+            return self._refused_at
         return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate).allowed_rate
 
     def _note(self, event: Event) -> None:
-        self._was_refused |= isinstance(event, RateChanged)
+        if isinstance(event, RateChanged):
+            self._refused_at = event.rate
         self._on_event(event)
 
     def _build_fleet(self, keys: Keys, client: Sender, clock: ServiceClock) -> Fleet:

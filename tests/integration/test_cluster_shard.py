@@ -21,7 +21,7 @@ from batchcancel.cluster.messages import Account, Conditions, Shard
 from batchcancel.cluster.packing import Ask, pack, unpack_answers
 from batchcancel.cluster.shard import ShardRun
 from batchcancel.job.keys import load_keys
-from batchcancel.model import Invoice, Reason, Reply, RequestKind, Subject
+from batchcancel.model import Event, Invoice, RateChanged, Reason, Reply, RequestKind, Subject
 from batchcancel.settings import Settings, load_settings
 
 SHARD = Shard(
@@ -87,7 +87,14 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings([], environ=environ, for_run=False, env="sandbox", base_url="http://127.0.0.1:9")
 
 
-def shard_run(settings: Settings, service: Service, lease: Lease, **changes: Any) -> ShardRun:
+def shard_run(
+    settings: Settings,
+    service: Service,
+    lease: Lease,
+    *,
+    on_event: Callable[[Event], None] = lambda _event: None,
+    **changes: Any,
+) -> ShardRun:
     """Get a shard ready."""
     return ShardRun(
         replace(SHARD, **changes),
@@ -97,6 +104,7 @@ def shard_run(settings: Settings, service: Service, lease: Lease, **changes: Any
         clock=ServiceClock(lambda: 0.0),
         lease=lease,
         worker="h, process 1",
+        on_event=on_event,
     )
 
 
@@ -199,6 +207,8 @@ class Portfolio(Service):
     """Serves some merchants, and refuses the key for others."""
 
     refused: frozenset[str] = frozenset()
+    limited: Counter[str] = field(default_factory=Counter)
+    """How many of a merchant's next cancelations are too many."""
     signed_for: Counter[str] = field(default_factory=Counter)
 
     async def send(
@@ -214,6 +224,9 @@ class Portfolio(Service):
         merchant = claims["v-c-merchant-id"]
         self.signed_for[merchant] += kind is RequestKind.CANCEL
         reply = await super().send(kind, subject, signer=signer, before_repeat=before_repeat)
+        if kind is RequestKind.CANCEL and self.limited[merchant]:
+            self.limited[merchant] -= 1
+            return replace(reply, http_status=429, invoice=None)
         return replace(reply, http_status=401) if merchant in self.refused else reply
 
 
@@ -236,6 +249,23 @@ async def test_a_refused_merchant_is_told_and_the_others_go_on(settings: Setting
     assert "refuses the key" in stopped.why
     assert report.stop is None
     assert service.signed_for == {"north": 10, "south": 0}
+
+
+async def test_the_rate_of_a_merchant_that_was_sent_too_many_is_reported(settings: Settings) -> None:
+    """Its own alone, not the sum of all: shards to come begin there for each merchant."""
+    service = Portfolio(limited=Counter(south=8))
+    shard = of_merchants("north", "south") | {"merchant_rate": 200.0, "concurrency": 16}
+    rates: list[float] = []
+    runs: list[ShardRun] = []
+
+    def stop_at_a_cut(event: Event) -> None:
+        if isinstance(event, RateChanged):
+            rates.append(event.rate)
+            runs[0].stop("enough")
+
+    runs.append(shard_run(settings, service, held(), on_event=stop_at_a_cut, **shard))
+    report = await runs[0].run()
+    assert [report.refused_at] == rates
 
 
 async def test_each_merchant_keeps_its_share_of_a_rate(settings: Settings) -> None:
