@@ -1,47 +1,66 @@
-"""What other processes ask of a job of ``submit``, and how its answer reads."""
+"""What other processes ask of a job of ``submit``."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
-from typing import Final
+import sys
+from collections.abc import Callable, Sequence
 
 from batchcancel.cli import say, write_out
-from batchcancel.cluster.messages import Progress
-from batchcancel.cluster.running import RunningJob, asking, find_jobs, the_job
+from batchcancel.cli.exit_codes import ExitCode
+from batchcancel.cli.job_words import exit_code_of, json_line, sentence
+from batchcancel.cluster.following import FollowedJob
+from batchcancel.cluster.running import LOOK_EVERY_S, asking, find_jobs, the_job
+from batchcancel.observe.progress import can_show_a_view
 from batchcancel.settings.engine import EngineOptions
-
-_EVERY_S: Final = 1.0
 
 
 async def show_jobs(
-    options: EngineOptions, name: str | None, _received: list[int], *, is_followed: bool, as_json: bool
-) -> None:
-    """Write how far jobs are to standard output.
+    options: EngineOptions, name: str | None, received: list[int], *, is_followed: bool, as_json: bool
+) -> int:
+    """Tell how far jobs are, one in a live view on a terminal, in lines on standard output elsewhere.
 
     Args:
         options: Where Temporal is.
         name: Of one job; None for all.
-        is_followed: Whether to write it every second, until they have ended.
+        received: Takes the signals that end the view.
+        is_followed: Whether to go on until they have ended.
         as_json: Whether to write JSON, a line each time.
 
+    Returns:
+        The exit code: of the job that ended worst, if they were followed until they ended.
+
     Raises:
+        ClusterError: A job was ended in Temporal.
         EngineError: Temporal or a job's coordinator can't be reached, or there is no job of that name.
     """
     async with asking(options) as engine:
-        jobs = await find_jobs(engine) if name is None else [await the_job(engine, name)]
-        names = {job.name for job in jobs}
+        found = await find_jobs(engine) if name is None else [await the_job(engine, name)]
+        jobs = [FollowedJob(engine, job) for job in found]
         if not jobs:
             say("No job is running.")
-        while jobs:
-            for job in jobs:
-                progress = await job.progress()
-                write_out(_json_of(job, progress) if as_json else _text_of(job, progress))
-            if not is_followed:
-                return
-            await asyncio.sleep(_EVERY_S)
-            jobs = [job for job in await find_jobs(engine) if job.name in names]
+        if is_followed and not as_json and len(jobs) == 1 and sys.stdout.isatty() and can_show_a_view():
+            from batchcancel.cli.following import show_until_its_end  # noqa: PLC0415 - on terminals only
+
+            return await show_until_its_end(jobs[0], received)
+        return await _write_lines(jobs, json_line if as_json else sentence, is_followed=is_followed)
+
+
+async def _write_lines(
+    jobs: Sequence[FollowedJob], line: Callable[[FollowedJob], str], *, is_followed: bool
+) -> int:
+    code = int(ExitCode.DONE)
+    while jobs:
+        for job in jobs:
+            await job.look()
+            write_out(f"{line(job)}\n")
+        if not is_followed:
+            break
+        code = max(code, *(exit_code_of(job) for job in jobs))
+        jobs = [job for job in jobs if job.ended is None]
+        if jobs:
+            await asyncio.sleep(LOOK_EVERY_S)
+    return code
 
 
 async def tell_job(
@@ -66,38 +85,3 @@ async def tell_job(
         job = await the_job(engine, name)
         await job.handle.signal(signal, args=arguments)
     return job.name
-
-
-def _text_of(job: RunningJob, progress: Progress) -> str:
-    score = progress.score
-    counts = ", ".join(f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in score.outcomes.items())
-    rate = f"{score.done / max(score.duration_s, 1e-3):,.1f} a second"
-    limit = "" if progress.rate is None else f"; at most {progress.rate:g} requests a second"
-    return (
-        f"{job.name}: {progress.state}, {score.done:,} of {score.to_settle:,} invoices: {counts}; "
-        f"{rate}{limit}; {progress.shards_out} shards out\n"
-    )
-
-
-def _json_of(job: RunningJob, progress: Progress) -> str:
-    score = progress.score
-    return (
-        json.dumps(
-            {
-                "job": job.name,
-                "state": progress.state,
-                "done": score.done,
-                "total": score.to_settle,
-                **score.outcomes,
-                "invoices_per_s": round(score.done / max(score.duration_s, 1e-3), 1),
-                "rate": progress.rate,
-                "shards_out": progress.shards_out,
-                "window": progress.window,
-                "run_id": job.memo.run_id,
-                "ledger": job.memo.ledger,
-                "host": job.memo.host,
-                "started_at": job.memo.started_at,
-            }
-        )
-        + "\n"
-    )

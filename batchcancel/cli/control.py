@@ -28,7 +28,7 @@ _job = click.argument("job", required=False, metavar="[JOB]")
 @flag("--json", "as_json", task=Task.OUTPUT, is_flag=True, help="write it as JSON, a line each time")
 @add_engine_flags
 @add_flags(())
-def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> None:  # noqa: ANN401 - of the engine
+def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> int:  # noqa: ANN401 - of the engine
     """Say how far the jobs of 'batchcancel submit' are.
 
     JOB is environment/host/merchant, as this command shows it; without it, every job that runs.
@@ -38,7 +38,7 @@ def status(job: str | None, *, follow: bool, as_json: bool, **flags: Any) -> Non
     from batchcancel.cli.asking import show_jobs  # noqa: PLC0415 - help has to be quick
     from batchcancel.cli.loop import run_in_loop  # noqa: PLC0415 - likewise
 
-    run_in_loop(partial(show_jobs, options, job, is_followed=follow, as_json=as_json))
+    return run_in_loop(partial(show_jobs, options, job, is_followed=follow, as_json=as_json))
 
 
 @click.command(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import click
 
@@ -19,26 +19,19 @@ from batchcancel.cli.ahead import say_what_expires, say_what_is_ahead
 from batchcancel.cli.loop import run_in_loop
 from batchcancel.cli.observers import Observers
 from batchcancel.cli.signals import Stops, signals_cancel, signals_stop
-from batchcancel.cli.watching import BAD, GOOD, SETTLED, count, most_rows, watch
+from batchcancel.cli.watching import count_outcomes, most_rows, watch
 from batchcancel.errors import BatchCancelError
 from batchcancel.gates import check_typed_count, needs_typed_count
 from batchcancel.job import Job
 from batchcancel.job.planned import age_of
 from batchcancel.job.workforce import Work, Workforce
-from batchcancel.model import Outcome, RunState, RunSummary
+from batchcancel.model import RunState, RunSummary
 from batchcancel.observe.keyboard import open_again
 from batchcancel.observe.progress import show_progress
 from batchcancel.observe.watched import Count, Watched
 from batchcancel.report import count_invoices, summary_json, summary_text
 from batchcancel.report.words import show_duration
 from batchcancel.settings import Environment, Settings
-
-_STYLES: Final = {
-    Outcome.CANCELED: GOOD,
-    Outcome.ALREADY_PAID: SETTLED,
-    Outcome.PARTIALLY_PAID: SETTLED,
-    Outcome.ERROR: BAD,
-}
 
 
 class Elsewhere(Protocol):
@@ -109,10 +102,11 @@ async def _run_job(
 
 
 def _watched(job: Job, stops: Stops) -> Watched:
-    """Return what there is to watch of a run: rows on disk, by outcome."""
+    """Return what there is to watch of a run: rows on disk, by outcome, and what workers elsewhere have."""
 
     def counts() -> tuple[Count, ...]:
-        return tuple(count(word, number, _STYLES[word]) for word, number in job.outcomes.items())
+        workers = job.vitals().workers
+        return count_outcomes(job.outcomes if workers is None else workers.answered)
 
     total = most_rows(job.check, limit=job.settings.options.limit)
     return watch(job, stops, total=total, counted_as="outcomes", counts=counts, vitals=job.vitals)

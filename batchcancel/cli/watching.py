@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
 from batchcancel.cli.signals import Stops
 from batchcancel.manifest import Check
-from batchcancel.model import Vitals
+from batchcancel.model import Outcome, Vitals
 from batchcancel.observe.watched import Count, Watched
 
 GOOD: Final = "green"
@@ -17,6 +17,13 @@ SETTLED: Final = "cyan"
 """How an answer is written that nobody has to do anything about."""
 DOUBTFUL: Final = "yellow"
 BAD: Final = "red"
+
+_STYLES: Final = {
+    Outcome.CANCELED: GOOD,
+    Outcome.ALREADY_PAID: SETTLED,
+    Outcome.PARTIALLY_PAID: SETTLED,
+    Outcome.ERROR: BAD,
+}
 
 
 class Pausable(Protocol):
@@ -65,6 +72,11 @@ def watch(
 def count(word: str, number: int, style: str) -> Count:
     """Count invoices by a word of the JSON form, which people read without its underscores."""
     return Count(key=word, text=word.replace("_", " "), number=number, style=style)
+
+
+def count_outcomes(outcomes: Mapping[Outcome, int]) -> tuple[Count, ...]:
+    """Count the invoices of a run by outcome."""
+    return tuple(count(word, number, _STYLES[word]) for word, number in outcomes.items())
 
 
 def most_rows(check: Check, *, limit: int | None) -> int:

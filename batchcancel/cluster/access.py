@@ -36,7 +36,7 @@ async def while_let_in(engine: Engine, options: EngineOptions, work: Coroutine[A
     finally:
         for task in (working, keeping):
             task.cancel()
-        await asyncio.wait({working, keeping})
+        await asyncio.gather(working, keeping, return_exceptions=True)
     if not keeping.cancelled():
         keeping.result()
     return working.result()

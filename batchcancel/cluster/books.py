@@ -11,6 +11,7 @@ from typing import Final
 
 from batchcancel.cluster.messages import MerchantStop, Receipt, Score, Shard
 from batchcancel.cluster.packing import MOST_TEXT, Ask
+from batchcancel.cluster.shares import Shares
 from batchcancel.job.lanes import gates_of
 from batchcancel.job.workforce import Work
 from batchcancel.model import (
@@ -60,6 +61,8 @@ class ShardOut:
     merchants: frozenset[str | None]
     """Whose invoices there were when it was given out."""
     committing: asyncio.Task[Receipt] | None = None
+    is_counted: bool = False
+    """Whether its answers are counted among the rows."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,15 +79,18 @@ class _Counts:
 class Books:
     """Keep count of the rows of a job, and write those that have an answer."""
 
-    def __init__(self, work: Work, *, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(self, work: Work, shares: Shares, *, on_failure: Callable[[Exception], None]) -> None:
         """Begin with every row unread. Needs a running event loop.
 
         Args:
             work: What is to be done.
+            shares: What the job may send at the moment.
             on_failure: Told why the job has to stop, if the gates say so.
         """
         self._on_failure = on_failure
         self._on_event = work.on_event
+        self._amounts_canceled = work.amounts_canceled
+        self._shares = shares
         self._check = work.opened.check
         self._to_settle = work.opened.check.to_settle
         self._began_at = monotonic()
@@ -234,4 +240,7 @@ class Books:
             to_settle=self._to_settle,
             outcomes={outcome.value: outcomes[outcome] for outcome in Outcome},
             duration_s=round(monotonic() - self._began_at, 3),
+            rate=self._shares.rate,
+            amounts_canceled=self._amounts_canceled(),
+            out=tuple(number for number, out in self.out.items() if not out.is_counted),
         )

@@ -129,9 +129,12 @@ def _explained(status: RPCStatusCode, options: EngineOptions) -> EngineError:
             f"Temporal at {options.address} has no namespace {options.namespace!r}. Name another one with "
             "--namespace, or have it made: temporal operator namespace create."
         )
-    if status in REFUSED:
-        return refused(options)
-    return unreachable(options)
+    return lost(status, options)
+
+
+def lost(status: RPCStatusCode, options: EngineOptions) -> EngineError:
+    """Return the error that says why Temporal can't be asked any more, though it could."""
+    return refused(options) if status in REFUSED else unreachable(options)
 
 
 def refused(options: EngineOptions) -> EngineError:

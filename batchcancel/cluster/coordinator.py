@@ -15,6 +15,7 @@ from batchcancel.cluster.dispatch import Dispatch
 from batchcancel.cluster.intake import Intake
 from batchcancel.cluster.messages import Account, Issue, Receipt, Score, ShardReport, ShardRequest
 from batchcancel.cluster.packing import Ask
+from batchcancel.cluster.pulses import Pulses
 from batchcancel.cluster.shares import Shares
 from batchcancel.errors import LedgerFaultError
 from batchcancel.job.workforce import Work
@@ -69,7 +70,7 @@ class Coordinator:
             merchant_rate=options.rate_per_merchant,
             concurrency=options.concurrency,
         )
-        self._books = Books(work, on_failure=self.fail)
+        self._books = Books(work, self._shares, on_failure=self.fail)
         self._dispatch = Dispatch(
             work,
             self._books,
@@ -81,6 +82,8 @@ class Coordinator:
         self._intake = Intake(work, self._books, self._shares, on_failure=self.fail)
         self._failures: list[Exception] = []
         self._paused_since: float | None = None
+        self.pulses = Pulses()
+        """What workers say of the shards that are out; whoever drives it keeps it fresh."""
         self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
         """What whoever drives it is to pass on, in that order."""
         self.stopping = self._books.stopping
@@ -129,16 +132,23 @@ class Coordinator:
     def pause(self) -> None:
         """Have shards taken back, and no more worked on until ``resume``."""
         if self._paused_since is None and not self.stopping.is_set():
-            self._paused_since = monotonic()
             self.wishes.put_nowait(Wish.PAUSE)
-            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+            self.note_pause(is_paused=True)
 
     def resume(self) -> None:
         """End what ``pause`` has begun, if it has."""
         if self._paused_since is not None:
+            self.wishes.put_nowait(Wish.RESUME)
+            self.note_pause(is_paused=False)
+
+    def note_pause(self, *, is_paused: bool) -> None:
+        """Take in that the job is paused or goes on, whoever asked for it."""
+        if is_paused and self._paused_since is None:
+            self._paused_since = monotonic()
+            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
+        elif not is_paused and self._paused_since is not None:
             lasted_s = monotonic() - self._paused_since
             self._paused_since = None
-            self.wishes.put_nowait(Wish.RESUME)
             self._work.on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
 
     def stop(self, why: str) -> None:
@@ -168,14 +178,12 @@ class Coordinator:
         """Count what became of the rows so far."""
         return self._books.tally(rows=rows)
 
-    def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:
-        """Tell what is going on; what only workers know, such as requests in flight, is left at 0."""
-        return Vitals(
-            in_flight=0,
-            allowed_rate=self._shares.rate,
-            set_rate=set_rate,
-            held_by=PauseCause.BY_HAND if self.is_paused else None,
-            rows_left=to_settle - self._books.written,
+    def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:  # noqa: ARG002 - of the protocol
+        """Tell what is going on, as far as workers have said so; the rate may be another one by now."""
+        return self.pulses.vitals(
+            self.score(),
+            window=self._shares.window,
+            is_paused=self.is_paused,
             is_stopping=self.stopping.is_set(),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -17,7 +17,7 @@ from batchcancel.cluster.messages import (
     Shard,
     ShardRequest,
 )
-from batchcancel.cluster.packing import pack
+from batchcancel.cluster.packing import MOST_ROWS, pack
 from batchcancel.cluster.shares import Share, Shares
 from batchcancel.job.workforce import Work
 from batchcancel.model import ManifestRow, RequestKind, Skip, Standing
@@ -118,17 +118,21 @@ class Dispatch:
         """Gather a shard's invoices; None if there are none for now."""
         invoices: list[OpenInvoice] = []
         share = self._shares.next()
-        most = self._shard_size(share)
+        most, most_of_each = self._shard_size(share), _most_rows(share.merchant_rate)
+        rows_of: Counter[str | None] = Counter()
         while len(invoices) < most and not self._books.stopping.is_set():
             invoice = await self._next_invoice()
             if invoice is None:
                 break
             invoices.append(invoice)
-            if self._books.entrance.holds_back or _ends_shard(invoice, self._books.again):
+            merchant_id = invoice.case.row.merchant_id
+            rows_of[merchant_id] += 1
+            is_full = rows_of[merchant_id] >= most_of_each
+            if is_full or self._books.entrance.holds_back or _ends_shard(invoice, self._books.again):
                 break
         if not invoices:
             return None
-        merchants = frozenset(invoice.case.row.merchant_id for invoice in invoices)
+        merchants = frozenset(rows_of)
         shard = Shard(
             protocol=FIRST_PROTOCOL if merchants == {None} else PROTOCOL,
             number=self._next_number,
@@ -156,10 +160,7 @@ class Dispatch:
         end of the job, so that they end together.
         """
         left = self._to_ask - self._books.written - self._books.with_shards
-        sizes = [self._shard_rows, max(_LEAST_ROWS, left // self._shares.window)]
-        if share.rate is not None:
-            sizes.append(max(_LEAST_ROWS, int(share.rate * _LASTS_S)))
-        return min(sizes)
+        return min(self._shard_rows, max(_LEAST_ROWS, left // self._shares.window), _most_rows(share.rate))
 
     async def _next_invoice(self) -> OpenInvoice | None:
         """Return the next invoice that is to be asked about; None if there is none for now."""
@@ -214,6 +215,11 @@ class Dispatch:
                 await self._books.skip(ending)
             case LeftOpen():
                 self._books.counts.left_open += 1
+
+
+def _most_rows(rate: float | None) -> int:
+    """Return how many invoices of a shard share a rate (requests a second, None for no limit) at most."""
+    return MOST_ROWS if rate is None else max(_LEAST_ROWS, int(rate * _LASTS_S))
 
 
 def _ends_shard(invoice: OpenInvoice, again: deque[OpenInvoice]) -> bool:

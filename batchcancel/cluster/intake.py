@@ -86,7 +86,9 @@ class Intake:
     async def _commit(self, out: ShardOut, report: ShardReport) -> Receipt:
         books = self._books
         try:
-            for answer in unpack_answers(report.answers):
+            answers = unpack_answers(report.answers)
+            out.is_counted = True
+            for answer in answers:
                 await self._take(out, answer)
             await books.ledger.flush()
         except LedgerFaultError as exc:

@@ -97,6 +97,25 @@ class ShardReport(Struct, frozen=True, kw_only=True):
     """Who did it."""
 
 
+class Pulse(Struct, frozen=True, kw_only=True):
+    """How a shard goes on at its worker: what a heartbeat says besides all answers so far."""
+
+    shard: int
+    outcomes: dict[str, int]
+    """Answers so far, by outcome."""
+    amounts_canceled: dict[str, str]
+    """Total amount of the invoices that it has canceled so far, by currency."""
+    in_flight: int
+    """Requests that have left and not come back."""
+    allowed_rate: float | None
+    """Requests a second that its share lets out now; None for no limit."""
+    held_by: str | None
+    """Why nothing leaves at the moment: a ``PauseCause``; None if something may."""
+    host: str
+    worker: str
+    """Who has it, for people."""
+
+
 class Score(Struct, frozen=True, kw_only=True):
     """How far a job is; what is counted is on disk."""
 
@@ -106,6 +125,12 @@ class Score(Struct, frozen=True, kw_only=True):
     """Results by outcome."""
     duration_s: float = 0.0
     """Since the job began in this coordinator."""
+    rate: float | None = None
+    """Requests a second of all shards together, as somebody asked for; None for no limit."""
+    amounts_canceled: dict[str, str] = {}
+    """Total amount of the invoices that were canceled, by currency."""
+    out: tuple[int, ...] = ()
+    """The shards whose answers are not counted yet."""
 
     @property
     def done(self) -> int:
@@ -165,6 +190,14 @@ class Progress(Struct, frozen=True, kw_only=True):
     window: int
     rate: float | None
     """Requests a second that somebody set; None for what the job began with."""
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """What a job's workflow came to."""
+
+    is_canceled: bool
+    """Whether somebody ended it who watched it."""
+    score: Score
 
 
 class Memo(Struct, frozen=True, kw_only=True):

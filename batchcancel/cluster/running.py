@@ -20,11 +20,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from batchcancel.cluster.connection import (
     JOB_PREFIX,
     connect,
-    unreachable,
+    lost,
     workflow_id_of,
 )
+from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
-from batchcancel.cluster.messages import Account, Memo, Progress
+from batchcancel.cluster.messages import Account, Memo, Progress, Pulse
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError
 from batchcancel.settings.engine import EngineOptions
@@ -32,6 +33,8 @@ from batchcancel.settings.engine import EngineOptions
 MEMO: Final = "job"
 _ANSWER: Final = timedelta(seconds=5)
 """How long a job may take to say how it is."""
+LOOK_EVERY_S: Final = 1.0
+"""How often whoever watches a job looks at it: as often as workers say something."""
 _ALL: Final = "WorkflowType = 'AccountRun' AND ExecutionStatus = 'Running'"
 
 
@@ -40,13 +43,16 @@ async def asking(options: EngineOptions) -> AsyncIterator[Engine]:
     """Connect to Temporal for the length of the block.
 
     Raises:
-        EngineError: It can't be reached, before or inside the block.
+        EngineError: It can't be reached or refuses us, before or inside the block, or a job has ended between
+            two questions about it.
     """
     engine = await connect(options)
     try:
         yield engine
-    except RPCError:
-        raise unreachable(options) from None
+    except RPCError as exc:
+        if exc.status is RPCStatusCode.NOT_FOUND:
+            raise EngineError("The job has ended meanwhile.") from None
+        raise lost(exc.status, options) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,10 @@ class RunningJob:
     memo: Memo
     queue: str
     """Its coordinator's."""
+    run_id: str
+    """Of the workflow, when it was found: what it came to is asked for by that."""
+    first_run_id: str
+    """Of the workflow that it is a continuation of; of another job under this name, it is another one."""
 
     @property
     def name(self) -> str:
@@ -149,4 +159,27 @@ async def _running(
     if found.status is not WorkflowExecutionStatus.RUNNING:
         return None
     memo = await found.memo_value(MEMO, type_hint=Memo)
-    return RunningJob(handle=handle, memo=memo, queue=found.task_queue)
+    return RunningJob(
+        handle=handle,
+        memo=memo,
+        queue=found.task_queue,
+        run_id=found.run_id,
+        first_run_id=first_run_id_of(found),
+    )
+
+
+def first_run_id_of(found: WorkflowExecutionDescription) -> str:
+    """Return the id that a workflow and all its continuations have in common."""
+    return found.raw_description.workflow_execution_info.first_run_id
+
+
+def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:
+    """Return how the shards go on that workers have; workers of an older version do not say."""
+    pulses = []
+    for shard in found.raw_description.pending_activities:
+        match shard.heartbeat_details.payloads:
+            case [_, payload, *_]:
+                pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
+            case _:
+                pass
+    return pulses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
@@ -11,21 +12,24 @@ from msgspec.structs import replace
 
 from batchcancel.api import ServiceClock, Signer
 from batchcancel.cluster.lease import Lease
-from batchcancel.cluster.messages import MerchantStop, Shard, ShardReport, Stop
+from batchcancel.cluster.messages import MerchantStop, Pulse, Shard, ShardReport, Stop
 from batchcancel.cluster.packing import FULL_BYTES, Answer, Packer, unpack_asks
 from batchcancel.errors import NotSentError, SafetyStopError
 from batchcancel.gates import Gates
+from batchcancel.job.amounts import Amounts
 from batchcancel.job.keys import Keys
 from batchcancel.job.lanes import Purpose, Sender, build_fleet, by_service_clock
 from batchcancel.model import (
     Event,
     ManifestRow,
     RateChanged,
+    Reason,
     Reply,
     RequestKind,
     Result,
     Skip,
     Subject,
+    Vitals,
 )
 from batchcancel.pipeline import Fleet
 from batchcancel.settings import Mle, Settings
@@ -81,6 +85,20 @@ class ShardRun:
         """Return the answers so far, packed."""
         return self._answers.packed()
 
+    def pulse(self) -> Pulse:
+        """Tell how it goes on, in microseconds."""
+        vitals = self._vitals()
+        return Pulse(
+            shard=self._shard.number,
+            outcomes=self._answers.outcomes(),
+            amounts_canceled=self._answers.amounts.totals,
+            in_flight=vitals.in_flight,
+            allowed_rate=vitals.allowed_rate,
+            held_by=vitals.held_by,
+            host=platform.node(),
+            worker=self._worker,
+        )
+
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight; ``run`` then returns what there is."""
         self._fleet.stop(why)
@@ -123,7 +141,10 @@ class ShardRun:
     def _left_rate(self) -> float | None:
         if self._refused_at is None or self._shard.merchant_rate is not None:
             return self._refused_at
-        return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate).allowed_rate
+        return self._vitals().allowed_rate
+
+    def _vitals(self) -> Vitals:
+        return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, RateChanged):
@@ -158,6 +179,8 @@ class _Answers:
         self._packer = Packer()
         self._on_full = on_full
         self._bytes = 0
+        self._reasons: Counter[Reason] = Counter()
+        self.amounts = Amounts()
 
     @property
     def count(self) -> int:
@@ -166,8 +189,16 @@ class _Answers:
     async def append(self, record: Result | Skip) -> None:
         assert isinstance(record, Result)  # noqa: S101 - a shard holds only what is to be asked about
         self._bytes += self._packer.add(Answer.of(record))
+        self._reasons[record.reason] += 1
+        self.amounts.note((record,))
         if self._bytes > FULL_BYTES:
             self._on_full("so many answers are enough for one message")
+
+    def outcomes(self) -> dict[str, int]:
+        outcomes: Counter[str] = Counter()
+        for reason, count in self._reasons.items():
+            outcomes[reason.outcome.value] += count
+        return dict(outcomes)
 
     def packed(self) -> bytes:
         return self._packer.packed()

@@ -22,20 +22,28 @@ from temporalio.worker import Worker
 from batchcancel.cluster.access import while_let_in
 from batchcancel.cluster.connection import (
     account_of,
+    lost,
     shard_queue_of,
-    unreachable,
     workflow_id_of,
 )
 from batchcancel.cluster.coordinator import Coordinator
-from batchcancel.cluster.messages import Account, Issue, Memo, Receipt, ShardReport, ShardRequest, Task
+from batchcancel.cluster.messages import Account, Ended, Issue, Memo, Receipt, ShardReport, ShardRequest, Task
 from batchcancel.cluster.packing import unpack_asks
-from batchcancel.cluster.running import MEMO, RunningJob, find_job, seconds_of_leases
+from batchcancel.cluster.running import (
+    LOOK_EVERY_S,
+    MEMO,
+    RunningJob,
+    find_job,
+    pulses_in,
+    seconds_of_leases,
+)
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.settings.engine import EngineOptions
 
+_LOOK: Final = timedelta(seconds=2)
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
 
@@ -77,8 +85,8 @@ class Submission:
         account = account_of(job.settings, merchant_id=job.merchant_id)
         try:
             running = await find_job(self._engine, account)
-        except RPCError:
-            raise unreachable(self._options) from None
+        except RPCError as exc:
+            raise lost(exc.status, self._options) from None
         if running is not None and running.memo.run_id != job.last_run_id:
             raise EngineError(_in_use(running))
 
@@ -153,6 +161,7 @@ class Submission:
         ending = asyncio.create_task(self._end_when_stopping(handle, coordinator))
         result = asyncio.create_task(self._result(handle, coordinator))
         passing_on = asyncio.create_task(self._pass_on(handle, coordinator))
+        listening = asyncio.create_task(self._listen(handle, coordinator))
         aborting = asyncio.create_task(coordinator.aborting.wait())
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,7 +171,7 @@ class Submission:
             await _terminate(handle, "its coordinator was cancelled")
             raise
         finally:
-            tasks = {ending, result, passing_on, aborting}
+            tasks = {ending, result, passing_on, listening, aborting}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -171,13 +180,13 @@ class Submission:
 
     async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         try:
-            was_canceled = await self._persistently(coordinator, handle.result)
+            ended: Ended | None = await self._persistently(coordinator, handle.result)
         except WorkflowFailureError:
             coordinator.fail(ClusterError(_ENDED))
             return
-        if was_canceled:
+        if ended is not None and ended.is_canceled:
             coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
-        elif was_canceled is None and not coordinator.aborting.is_set():  # the server knows of none
+        elif ended is None and not coordinator.aborting.is_set():  # the server knows of none
             coordinator.fail(ClusterError(_ENDED))
 
     async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
@@ -188,6 +197,23 @@ class Submission:
         while True:
             wish = await coordinator.wishes.get()
             await self._persistently(coordinator, partial(handle.signal, wish.value))
+
+    async def _listen(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        """Keep up with what workers say, and with others who pause the job; nothing hangs on it."""
+        was_paused = coordinator.is_paused
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                found = await handle.describe(rpc_timeout=_LOOK)
+                progress = await handle.query(AccountRun.progress, rpc_timeout=_LOOK)
+            except (RPCError, WorkflowQueryFailedError):
+                coordinator.pulses.note((), out=coordinator.score().out)
+                continue
+            coordinator.pulses.note(pulses_in(found), out=coordinator.score().out)
+            is_paused = progress.state == "paused"
+            if is_paused is not was_paused:  # as it was before, it may not have heard of a wish yet
+                coordinator.note_pause(is_paused=is_paused)
+            was_paused = is_paused
 
     async def _persistently(self, coordinator: Coordinator, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Call Temporal until it answers; None once nobody waits for that any more."""

@@ -272,10 +272,10 @@ class _Heartbeats:
     async def _send(self) -> bool:
         """Send a heartbeat; return whether it arrived."""
         sent_at = self._clock()
-        answers = self._run.answers()
-        activity.heartbeat(answers)
+        details = (self._run.answers(), self._run.pulse())  # the workflow takes the answers from there
+        activity.heartbeat(*details)
         try:
-            await self._handle.heartbeat(answers, rpc_timeout=timedelta(seconds=_HEARTBEAT_CALL_S))
+            await self._handle.heartbeat(*details, rpc_timeout=timedelta(seconds=_HEARTBEAT_CALL_S))
         except AsyncActivityCancelledError:
             self._run.stop("the shard is taken back")
         except RPCError as exc:

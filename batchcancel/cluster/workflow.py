@@ -21,6 +21,7 @@ from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 with workflow.unsafe.imports_passed_through():
     from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
     from batchcancel.cluster.messages import (
+        Ended,
         Issue,
         Progress,
         Receipt,
@@ -79,13 +80,13 @@ class AccountRun:
         self._carriers: set[asyncio.Task[None]] = set()
 
     @workflow.run
-    async def run(self, task: Task) -> bool:
-        """Move shards until there are no more, or somebody ends it; return whether it was canceled."""
+    async def run(self, task: Task) -> Ended:
+        """Move shards until there are no more, or somebody ends it."""
         while True:
             if self._wants_more:
                 await self._fetch()
             elif not self._shards and (self._is_ending or self._is_at_end):
-                return self._is_canceled
+                return Ended(is_canceled=self._is_canceled, score=self._score)
             elif not self._shards and self._is_renewing:
                 workflow.continue_as_new(
                     Task(

@@ -6,16 +6,16 @@ import getpass
 import os
 import platform
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from decimal import Decimal
 from importlib.metadata import version
 from time import monotonic
 
+from batchcancel.job.amounts import Amounts
 from batchcancel.job.course import Ending
 from batchcancel.ledger import ManifestRecord, RunRecord
 from batchcancel.manifest import Check
-from batchcancel.model import Outcome, Reason, Result, RunSummary, StoppedMerchant, Tally, utc_text
+from batchcancel.model import Outcome, Result, RunSummary, StoppedMerchant, Tally, utc_text
 from batchcancel.settings import Settings
 
 
@@ -27,7 +27,7 @@ class Account:
         self._settings = settings
         self._merchant_id = merchant_id
         self._began_at = monotonic()
-        self._amounts: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self._amounts = Amounts()
         self._outcomes: Counter[Outcome] = Counter()
 
     def open(self, check: Check, *, base_url: str) -> RunRecord:
@@ -53,9 +53,7 @@ class Account:
     def note(self, results: Sequence[Result]) -> None:
         """Count results, and add up what this run canceled; call it once for every row on disk."""
         self._outcomes.update([result.outcome for result in results])  # a third of the time of one by one
-        for result in results:
-            if result.reason is Reason.CANCELED and result.amount and result.currency:
-                self._amounts[result.currency] += Decimal(result.amount)
+        self._amounts.note(results)
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
@@ -65,7 +63,7 @@ class Account:
     @property
     def amounts_canceled(self) -> dict[str, str]:
         """What was added up so far, by currency."""
-        return {code: f"{total:f}" for code, total in sorted(self._amounts.items())}
+        return self._amounts.totals
 
     def close(
         self,

@@ -158,7 +158,7 @@ class Job:
         May be asked at any time once everything is open, before the run and after it too.
         """
         vitals = self._course.vitals(to_settle=self.check.to_settle)
-        if self._account is None:
+        if self._account is None or vitals.workers is not None:  # who knows also what is with workers
             return vitals
         return replace(vitals, amounts_canceled=self._account.amounts_canceled)
 
@@ -226,7 +226,7 @@ class Job:
             record, on_commit=partial(self._note_commit, account), on_failure=self._note_ledger_failure
         )
         try:
-            ending = await self._work(record)
+            ending = await self._work(record, account)
         except LedgerFaultError:
             raise  # there is nothing left to write an end to
         except asyncio.CancelledError:
@@ -272,7 +272,7 @@ class Job:
 
     # --- running ------------------------------------------------------------------------------
 
-    async def _work(self, record: RunRecord) -> Ending:
+    async def _work(self, record: RunRecord, account: Account) -> Ending:
         """Send what is to be sent."""
         work = Work(
             settings=self.settings,
@@ -280,6 +280,7 @@ class Job:
             record=record,
             ledger_began_at=self._opened.ledger.history.first_started_at or record.started_at,
             read_rows=self._rows,
+            amounts_canceled=lambda: account.amounts_canceled,
             stop_as_asked=self._course.stop_as_asked,
             on_event=self._on_event,
         )

@@ -76,6 +76,8 @@ class Work(Struct, frozen=True, kw_only=True):
     """When the ledger's first run began, as the ledger writes it."""
     read_rows: Callable[[], AsyncIterator[ManifestRow]]
     """Begins a pass over the rows of the manifests, in their order."""
+    amounts_canceled: Callable[[], dict[str, str]]
+    """Tells the total amount of the invoices that were canceled, by currency; their rows are on disk."""
     stop_as_asked: Callable[[str], None]
     """Ends the run where somebody asked for its end, with a sentence that says so."""
     on_event: Callable[[Event], None]

@@ -39,7 +39,7 @@ from batchcancel.model.rows import (
     StoppedMerchant,
     Tally,
 )
-from batchcancel.model.vitals import Vitals
+from batchcancel.model.vitals import Vitals, Workers
 from batchcancel.model.words import (
     REASONS,
     MatchField,
@@ -92,6 +92,7 @@ __all__ = [
     "Subject",
     "Tally",
     "Vitals",
+    "Workers",
     "invoice_key",
     "key_digest",
     "utc_text",

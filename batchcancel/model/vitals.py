@@ -5,6 +5,18 @@ from __future__ import annotations
 from msgspec import Struct
 
 from batchcancel.model.events import PauseCause
+from batchcancel.model.words import Outcome
+
+
+class Workers(Struct, frozen=True, kw_only=True):
+    """Those who work on a run from elsewhere, where not this process does."""
+
+    hosts: int
+    """Hosts on which there is work at the moment."""
+    processes: int
+    """Processes that have some."""
+    answered: dict[Outcome, int]
+    """Invoices that have an answer, by outcome: in rows of this run, or still with a worker."""
 
 
 class Vitals(Struct, frozen=True, kw_only=True):
@@ -21,6 +33,9 @@ class Vitals(Struct, frozen=True, kw_only=True):
     rows_left: int
     """Invoices to settle that have no row of this run yet."""
     amounts_canceled: dict[str, str] = {}
-    """Total amount of the invoices that this run has canceled, by currency; their rows are on disk."""
+    """Total amount of the invoices that this run has canceled, by currency; their rows are on disk, or
+    still with workers elsewhere."""
     is_stopping: bool
     """Whether no new cancelation leaves any more, or no new look-up: what is in flight is drained."""
+    workers: Workers | None = None
+    """None where this process does the work itself."""

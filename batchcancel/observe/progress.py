@@ -33,7 +33,7 @@ async def show_progress(kind: str, watched: Watched) -> AsyncIterator[Listener]:
         return
     tracker = Tracker(watched, clock=asyncio.get_running_loop().time)
     async with _ticking(MARK_EVERY_S, tracker.mark):
-        if kind in {"auto", "bar"} and _can_show_a_view():
+        if kind in {"auto", "bar"} and can_show_a_view():
             from batchcancel.observe.live import live_view  # noqa: PLC0415 - slow, and for terminals only
 
             with live_view(tracker, watched):
@@ -59,7 +59,7 @@ async def tell_progress(
         document: Says it as one JSON object; given whether that is the last one.
     """
     if kind == "auto":
-        kind = "bar" if _can_show_a_view() else "plain"
+        kind = "bar" if can_show_a_view() else "plain"
     match kind:
         case "bar" | "plain":
             async with _ticking(_EVERY_S[kind], lambda: _say(line())):
@@ -76,7 +76,8 @@ async def tell_progress(
             raise ValueError(f"there is no way called {kind!r} to show progress")
 
 
-def _can_show_a_view() -> bool:
+def can_show_a_view() -> bool:
+    """Tell whether standard error is a terminal that can move its cursor."""
     with suppress(ValueError):  # closed
         return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
     return False

@@ -35,6 +35,8 @@ class Moment:
     merchants_stopped: int
     """Merchants whose rows were stopped while others went on."""
     vitals: Vitals
+    goes_on: bool = False
+    """Whether it goes on without whoever watches."""
 
     @property
     def done(self) -> int:
@@ -109,6 +111,7 @@ class Tracker:
             eta_s=left / rate if rate and goes_on else None,
             merchants_stopped=self._merchants_stopped,
             vitals=vitals,
+            goes_on=watched.goes_on,
         )
 
     def _begin(self) -> None:

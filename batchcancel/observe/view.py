@@ -14,6 +14,7 @@ from batchcancel.observe.words import (
     is_cut,
     limit_texts,
     stopped_text,
+    workers_text,
 )
 
 _BETWEEN: Final = "   "
@@ -79,6 +80,8 @@ def _how_it_goes(moment: Moment) -> Line:
         Piece(f"{vitals.in_flight:,} in flight"),
         *(Piece(text, "yellow" if is_slowed else "") for text in limit_texts(moment)),
     ]
+    if vitals.workers is not None and (text := workers_text(vitals)) is not None:
+        pieces.append(Piece(text, "" if vitals.workers.processes else "yellow"))
     if moment.merchants_stopped:
         pieces.append(Piece(stopped_text(moment.merchants_stopped), "red"))
     return pieces
@@ -90,10 +93,15 @@ def _money(moment: Moment) -> Line:
 
 
 def _keys(moment: Moment) -> Line:
+    if moment.goes_on and moment.vitals.is_stopping:
+        return [Piece("q leave", _FAINT)]
     if moment.vitals.is_stopping:
         return [Piece("q stop at once", _FAINT)]
     is_paused = moment.vitals.held_by is PauseCause.BY_HAND
-    return [Piece("p go on" if is_paused else "p pause", _FAINT), Piece("q stop", _FAINT)]
+    return [
+        Piece("p go on" if is_paused else "p pause", _FAINT),
+        Piece("q leave" if moment.goes_on else "q stop", _FAINT),
+    ]
 
 
 def _flow(pieces: Line, width: int) -> list[Line]:

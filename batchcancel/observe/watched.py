@@ -39,6 +39,8 @@ class Watched:
     resume: Callable[[], object]
     stop: Callable[[], object]
     """Stops as Ctrl-C does; a second call stops at once."""
+    goes_on: bool = False
+    """Whether it goes on without whoever watches: ``stop`` ends only the watching."""
 
     def toggle_pause(self) -> None:
         """Pause it, or let it go on."""

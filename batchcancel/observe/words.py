@@ -30,6 +30,8 @@ def sentence(moment: Moment) -> str:
         f"{moment.vitals.in_flight:,} in flight",
         *limit_texts(moment),
     ]
+    if (workers := workers_text(moment.vitals)) is not None:
+        going.append(workers)
     if moment.eta_s is not None and moment.done < moment.total:
         going.append(f"about {duration_text(moment.eta_s)} left")
     parts = [f"{moment.done:,} of {moment.total:,} invoices: {counts}", ", ".join(going)]
@@ -62,6 +64,7 @@ def json_line(moment: Moment, *, ended: bool) -> str:
             "allowed_rate": None if vitals.allowed_rate is None else round(vitals.allowed_rate, 1),
             "set_rate": vitals.set_rate,
             "held_by": vitals.held_by,
+            **({} if vitals.workers is None else {"workers": vitals.workers.processes}),
             "stopping": vitals.is_stopping,
             "merchants_stopped": moment.merchants_stopped,
             "ended": ended,
@@ -107,6 +110,23 @@ def stopped_text(merchants: int) -> str:
     return f"{merchants:,} {'merchant' if merchants == 1 else 'merchants'} stopped"
 
 
+def hold_text(cause: PauseCause, *, elsewhere: bool) -> str:
+    """Say why nothing leaves; a job that is done elsewhere may have been paused by others."""
+    return "paused" if elsewhere and cause is PauseCause.BY_HAND else _HELD_BY[cause]
+
+
+def workers_text(vitals: Vitals) -> str | None:
+    """Say how many work on it elsewhere; None where it is done here, or nobody is to work on it."""
+    workers = vitals.workers
+    if workers is None:
+        return None
+    if not workers.processes:
+        is_meant = vitals.is_stopping or vitals.held_by is PauseCause.BY_HAND
+        return None if is_meant else "no worker at work"
+    processes = f"{workers.processes:,} {'worker' if workers.processes == 1 else 'workers'}"
+    return f"{processes} on {workers.hosts:,} {'host' if workers.hosts == 1 else 'hosts'}"
+
+
 def amount_texts(vitals: Vitals) -> list[str]:
     """Say what was canceled, a text for each currency; every digit that there is stays."""
     return [f"{Decimal(amount):,f} {currency}" for currency, amount in vitals.amounts_canceled.items()]
@@ -118,7 +138,7 @@ def limit_texts(moment: Moment) -> list[str]:
     if vitals.is_stopping:
         return [f"stopping: {stopping_text(cancels=moment.cancels)}"]
     if vitals.held_by is not None:
-        return [_HELD_BY[vitals.held_by]]
+        return [hold_text(vitals.held_by, elsewhere=vitals.workers is not None)]
     if vitals.allowed_rate is None:
         return ["no limit"]
     if not is_cut(vitals):

@@ -6,11 +6,16 @@ For annotations only, a test may import ``Simulator`` and the protocols from her
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -22,12 +27,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import pyte
 import pytest
 
 from batchcancel.sandbox import SANDBOX_KEY_ID, SANDBOX_MERCHANT_ID, SANDBOX_SECRET
 
 _ROOT: Final = Path(__file__).parents[2]
 _END_S: Final = 10.0
+_GIVE_UP_S: Final = 30.0
 # COVERAGE_ tells a child process to measure itself.
 _PASSED_ON: Final = re.compile(r"COVERAGE_.*|PATH|LANG|LC_.*|TMPDIR")
 
@@ -99,6 +106,127 @@ class Simulator:
         while self.log.read_bytes().count(f'"operation":"{operation}"'.encode()) < count:
             assert time.monotonic() < give_up_at, f"no {operation} number {count} has arrived"
             time.sleep(0.01)
+
+
+class Terminal:
+    """A program in a pseudo terminal of its own, as its session's leader and in the foreground."""
+
+    def __init__(
+        self,
+        command: list[str | Path],
+        *,
+        env: Mapping[str, str],
+        folder: Path,
+        columns: int = 80,
+    ) -> None:
+        self._watcher, self._slave = pty.openpty()
+        self.screen = pyte.HistoryScreen(columns, 24, history=5000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.resize(columns)
+        self.before = self.attributes()
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *command],  # noqa: S607 - wherever it is
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
+            cwd=folder,
+            env={**env, "TERM": "xterm-256color"},
+        )
+
+    def attributes(self) -> list[Any]:
+        """Read the terminal's modes."""
+        return termios.tcgetattr(self._slave)
+
+    def is_non_blocking(self) -> bool:
+        """Tell whether whoever writes is refused once the terminal is slow."""
+        return bool(fcntl.fcntl(self._slave, fcntl.F_GETFL) & os.O_NONBLOCK)
+
+    def resize(self, columns: int) -> None:
+        """Change the terminal's width, of which the foreground is told."""
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.screen.resize(24, columns)
+
+    def press(self, keys: str) -> None:
+        """Type something."""
+        os.write(self._watcher, keys.encode())
+
+    def look(self, wait_s: float = 0.05) -> list[str]:
+        """Take in what comes within a moment; return the lines on the screen, empty ones left out."""
+        while select.select([self._watcher], [], [], wait_s)[0]:
+            try:
+                data = os.read(self._watcher, 65536)
+            except OSError:
+                break
+            self.raw += data
+            self._stream.feed(data)
+            wait_s = 0.0
+        return [line.rstrip() for line in self.screen.display if line.strip()]
+
+    def history(self) -> list[str]:
+        """Return everything that stands in the terminal, what has left its top first."""
+        gone = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
+        return [line.rstrip() for line in [*gone, *self.screen.display]]
+
+    def wait_for(self, what: str | Callable[[list[str]], bool]) -> list[str]:
+        """Return the lines on the screen once some words, or what a test looks for, stand there."""
+        give_up_at = time.monotonic() + _GIVE_UP_S
+        while True:
+            lines = self.look()
+            if what(lines) if callable(what) else any(what in line for line in lines):
+                return lines
+            assert time.monotonic() < give_up_at, f"{what} does not come:\n" + "\n".join(lines)
+            assert self.process.poll() is None or self.look(), "the program has ended"
+
+    def end(self) -> int:
+        """Return the exit code once the program has ended, and what it wrote is on the screen."""
+        give_up_at = time.monotonic() + _GIVE_UP_S
+        while self.process.poll() is None:
+            self.look()
+            assert time.monotonic() < give_up_at, "it does not end:\n" + "\n".join(self.look())
+        self.look()
+        return self.process.returncode
+
+    def close(self) -> None:
+        """End the program and close the terminal."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._watcher)
+        os.close(self._slave)
+
+
+class StartTerminal(Protocol):
+    """Starts programs in terminals, which end with the test."""
+
+    def __call__(
+        self, command: list[str | Path], *, env: Mapping[str, str], folder: Path, columns: int = 80
+    ) -> Terminal:
+        """Start a program in a pseudo terminal of its own.
+
+        Args:
+            command: The program and its arguments.
+            env: Its variables, but for ``TERM``.
+            folder: Where it runs.
+            columns: How wide the terminal is.
+        """
+        ...
+
+
+@pytest.fixture
+def start_terminal() -> Iterator[StartTerminal]:
+    """Start programs in terminals."""
+    terminals: list[Terminal] = []
+
+    def start(
+        command: list[str | Path], *, env: Mapping[str, str], folder: Path, columns: int = 80
+    ) -> Terminal:
+        terminal = Terminal(command, env=env, folder=folder, columns=columns)
+        terminals.append(terminal)
+        return terminal
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
 
 
 class StartRun(Protocol):

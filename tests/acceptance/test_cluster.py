@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -35,7 +36,14 @@ from batchcancel.cluster.messages import FIRST_PROTOCOL, PROTOCOL
 from batchcancel.pipeline import DRAIN_S
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartSimulator
+    from tests.acceptance.conftest import (
+        ReadLedger,
+        RunCommand,
+        Simulator,
+        StartSimulator,
+        StartTerminal,
+        Terminal,
+    )
     from tests.conftest import Authority
 
 _SERVER: Final = Path(sys.executable).parent / "temporal"
@@ -412,8 +420,7 @@ def test_job_that_is_ended_in_temporal_stops_and_goes_on(server: Server, start_h
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 100)
     (name,) = [one["job"] for one in jobs(hosts) if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
-    where = ["--address", server.address, "--workflow-id", f"batchcancel/{name}"]
-    subprocess.run([_SERVER, "workflow", "terminate", *where], check=True, capture_output=True)
+    end_in_temporal(server, name)
     ended_at = time.time()
     hosts.end(submit, 4)
     assert b"ended in Temporal" in hosts.said(submit)
@@ -421,6 +428,12 @@ def test_job_that_is_ended_in_temporal_stops_and_goes_on(server: Server, start_h
     check_truth(hosts, ids)
     quiet = [request["at"] - ended_at for request in hosts.simulator.requests()]
     assert not [after_s for after_s in quiet if _LEASE_S < after_s < _LEASE_S + 0.9]
+
+
+def end_in_temporal(server: Server, name: str) -> None:
+    """Terminate a job's workflow."""
+    where = ["--address", server.address, "--workflow-id", f"batchcancel/{name}"]
+    subprocess.run([_SERVER, "workflow", "terminate", *where], check=True, capture_output=True)
 
 
 def test_killed_server_loses_nothing_and_repeats_nothing(
@@ -1106,7 +1119,7 @@ def test_key_that_is_withdrawn_ends_a_job_that_can_go_on_later(
     gate.keys = {_KEY}
     hosts.worker()
     hosts.end(hosts.submit("--rate", "400"))
-    check_truth(hosts, ids)
+    assert check_truth(hosts, ids) <= 100 * (_HEARTBEAT_S + _LEASE_S + 0.5) + 16
 
 
 # --- the sample -----------------------------------------------------------------------------------
@@ -1224,3 +1237,187 @@ def test_compose_workers_do_the_sample(
     accounted = [line["row"] for line in ledger if line["type"] in {"result", "skip"}]
     assert sorted(accounted) == list(range(1, rows + 1))
     assert (ledger[-1]["type"], ledger[-1]["state"]) == ("end", "complete")
+
+
+# --- the live view --------------------------------------------------------------------------------
+
+SLOW: Final = ("--latency-ms", "50")
+COUNTED: Final = re.compile(r"([\d,]+) of ([\d,]+)")
+
+
+def done_in(lines: list[str]) -> int:
+    """Return how many invoices a view says are done; 0 if it is not there."""
+    found = COUNTED.search("\n".join(line for line in lines if " % " in line))
+    return 0 if found is None else int(found[1].replace(",", ""))
+
+
+def has(word: str) -> Callable[[list[str]], bool]:
+    """Tell whether a view has a piece of its own that reads so, at the end of a line or not."""
+    return lambda lines: any(word in line.split("   ") for line in lines)
+
+
+@pytest.fixture
+def follow(
+    command_path: Path, clean_environment: dict[str, str], start_terminal: StartTerminal
+) -> Callable[..., Terminal]:
+    """Follow jobs in terminals."""
+
+    def start(hosts: Hosts, *arguments: str, columns: int = 80) -> Terminal:
+        return start_terminal(
+            [command_path, "status", "--follow", "--address", hosts.address, *arguments],
+            env=clean_environment,
+            folder=hosts.folder,
+            columns=columns,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_followed_job_is_seen_moving_before_its_first_shard_ends(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal], columns: int
+) -> None:
+    """In the view of a run; q leaves the job alone, with code 0 and the terminal as it was."""
+    hosts = start_hosts(server, *SLOW)
+    ids = write_manifest(hosts, 1200)
+    hosts.worker()
+    hosts.worker()
+    submit = hosts.submit("--rate", "120")
+    hosts.simulator.wait_for("cancel", 30)
+    terminal = follow(hosts, job_of(hosts), columns=columns)
+    first = done_in(terminal.wait_for(lambda lines: done_in(lines) > 0))
+    lines = terminal.wait_for(lambda lines: done_in(lines) > first)
+    assert jobs(hosts, job_of(hosts))[0]["on_disk"] == 0, "a shard lasts for longer"
+    assert not has("0 in flight")(lines)
+    for words in ("in flight", "limit 120 a second", "2 workers on 1 host", "p pause", "q leave"):
+        assert sum(words in line for line in lines) == 1, lines
+    assert all(len(line) < columns for line in lines)
+    terminal.press("q")
+    assert terminal.end() == 0
+    assert "goes on" in "".join(terminal.history())
+    assert terminal.attributes() == terminal.before
+    assert not terminal.screen.cursor.hidden
+    assert submit.poll() is None
+    hosts.end(submit)
+    assert check_truth(hosts, ids) == 0
+
+
+def test_p_pauses_all_workers_of_a_followed_job_and_lets_them_go_on(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal]
+) -> None:
+    """No POST reaches the service while it is paused; at its end the view says what it came to."""
+    hosts = start_hosts(server, *SLOW)
+    ids = write_manifest(hosts, 600)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 50)
+    terminal = follow(hosts, job_of(hosts))
+    terminal.wait_for("p pause")
+    terminal.press("p")
+    terminal.wait_for("p go on")
+    terminal.wait_for(lambda lines: has("paused")(lines) and has("0 in flight")(lines))
+    arrived = hosts.simulator.posts().total()
+    terminal.wait_for(lambda lines: done_in(lines) == arrived)
+    time.sleep(1.5)
+    assert hosts.simulator.posts().total() == arrived < 500
+    assert [one["state"] for one in jobs(hosts, job_of(hosts))] == ["paused"]
+    terminal.press("p")
+    terminal.wait_for("p pause")
+    assert terminal.end() == 0
+    shown = "".join(terminal.history())
+    assert "ended, 600 of 600 invoices: 594 canceled, 6 already paid" in shown
+    assert "q leave" not in shown
+    hosts.end(submit)
+    assert check_truth(hosts, ids) == 0
+
+
+def test_follower_of_a_job_that_is_canceled_ends_as_its_coordinator_does(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal]
+) -> None:
+    """With 7, in the view and in lines; with 4 if somebody has ended it in Temporal."""
+    hosts = start_hosts(server, *SLOW)
+    write_manifest(hosts, 2000)
+    hosts.worker()
+    for end, code in (("cancel", 7), ("terminate", 4)):
+        submit = hosts.submit("--rate", "100")
+        hosts.simulator.wait_for("cancel", hosts.simulator.posts().total() + 20)
+        name = job_of(hosts)
+        terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
+        terminal.wait_for("q leave")
+        if end == "cancel":
+            hosts.end(hosts.start("cancel", name))
+        else:
+            end_in_temporal(server, name)
+        assert terminal.end() == code
+        hosts.end(lines, code)
+        hosts.end(submit, code)
+
+
+def test_ctrl_c_ends_a_view_and_not_its_job(
+    server: Server, start_hosts: StartHosts, follow: Callable[..., Terminal]
+) -> None:
+    """With 130; and what is written to a file is lines, as ever."""
+    hosts = start_hosts(server, *SLOW)
+    write_manifest(hosts, 400)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 20)
+    name = job_of(hosts)
+    terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
+    terminal.wait_for("q leave")
+    terminal.press("\x03")
+    assert terminal.end() == 130
+    assert "goes on" in "".join(terminal.history())
+    hosts.end(submit)
+    written = hosts.end(lines).splitlines()
+    assert len(written) >= 3
+    assert written[0].startswith(f"{name}: running, ")
+    assert written[-1].startswith(f"{name}: ended, 400 of 400 invoices")
+    assert all("\x1b" not in line for line in written)
+
+
+def test_submit_shows_what_its_workers_do_and_its_keys_reach_them(
+    server: Server,
+    start_hosts: StartHosts,
+    start_terminal: StartTerminal,
+    command_path: Path,
+    clean_environment: dict[str, str],
+) -> None:
+    """Counts and requests in flight between two shards; p pauses all workers, others may too; q drains."""
+    hosts = start_hosts(server, *SLOW)
+    write_manifest(hosts, 2000)
+    hosts.worker()
+    hosts.worker()
+    flags = ["--ledger", "ledger.jsonl", "--window", "4", "--rate", "100", "--address", hosts.address]
+    terminal = start_terminal(
+        [command_path, "submit", "ids.csv", *flags, *hosts.simulator.flags],
+        env=clean_environment | hosts.simulator.env,
+        folder=hosts.folder,
+    )
+    first = done_in(terminal.wait_for(lambda lines: done_in(lines) > 0))
+    lines = terminal.wait_for(lambda lines: done_in(lines) > first)
+    assert "canceled so far" in "".join(lines)
+    assert not has("0 in flight")(lines)
+    assert jobs(hosts, job_of(hosts))[0]["on_disk"] == 0
+
+    terminal.press("p")
+    terminal.wait_for(lambda lines: has("paused")(lines) and has("0 in flight")(lines))
+    arrived = hosts.simulator.posts().total()
+    time.sleep(1.5)
+    assert hosts.simulator.posts().total() == arrived
+    hosts.end(hosts.start("resume", job_of(hosts)))
+    terminal.wait_for("p pause")
+    hosts.simulator.wait_for("cancel", arrived + 20)
+    terminal.press("q")
+    assert terminal.end() == 130
+    rows = [row for row in hosts.read_ledger(hosts.folder / "ledger.jsonl") if row["type"] == "result"]
+    assert Counter(row["invoice_id"] for row in rows) == hosts.simulator.posts()
+    assert terminal.attributes() == terminal.before
+
+
+def job_of(hosts: Hosts) -> str:
+    """Return the name of the job whose ledger is in a folder."""
+    ledger = str(hosts.folder / "ledger.jsonl")
+    wait_until(lambda: ledger in [one["ledger"] for one in jobs(hosts)])
+    (name,) = (one["job"] for one in jobs(hosts) if one["ledger"] == ledger)
+    return str(name)

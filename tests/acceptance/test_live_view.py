@@ -6,121 +6,27 @@ shows is what a person would see.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import pyte
 import pytest
 
 from batchcancel.sandbox import SANDBOX_MERCHANT_ID
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import ReadLedger, Simulator, StartSimulator
+    from tests.acceptance.conftest import ReadLedger, Simulator, StartSimulator, StartTerminal, Terminal
     from tests.conftest import WriteLedger
 
 LEDGER: Final = "ledger.jsonl"
-GIVE_UP_S: Final = 30.0
 VIEW: Final = re.compile(r" % +[\d,]+ of |\d in flight|p pause|q stop|[━─]{3}")
-
-
-class Terminal:
-    """A program in a pseudo terminal of its own, as its session's leader and in the foreground."""
-
-    def __init__(
-        self,
-        command: list[str | Path],
-        *,
-        env: Mapping[str, str],
-        folder: Path,
-        columns: int = 80,
-    ) -> None:
-        self._watcher, self._slave = pty.openpty()
-        self.screen = pyte.HistoryScreen(columns, 24, history=5000)
-        self._stream = pyte.ByteStream(self.screen)
-        self.raw = b""
-        self.resize(columns)
-        self.before = self.attributes()
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *command],  # noqa: S607 - wherever it is
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
-            cwd=folder,
-            env={**env, "TERM": "xterm-256color"},
-        )
-
-    def attributes(self) -> list[Any]:
-        """Read the terminal's modes."""
-        return termios.tcgetattr(self._slave)
-
-    def is_non_blocking(self) -> bool:
-        """Tell whether whoever writes is refused once the terminal is slow."""
-        return bool(fcntl.fcntl(self._slave, fcntl.F_GETFL) & os.O_NONBLOCK)
-
-    def resize(self, columns: int) -> None:
-        """Change the terminal's width, of which the foreground is told."""
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.screen.resize(24, columns)
-
-    def press(self, keys: str) -> None:
-        """Type something."""
-        os.write(self._watcher, keys.encode())
-
-    def look(self, wait_s: float = 0.05) -> list[str]:
-        """Take in what comes within a moment; return the lines on the screen, empty ones left out."""
-        while select.select([self._watcher], [], [], wait_s)[0]:
-            try:
-                data = os.read(self._watcher, 65536)
-            except OSError:
-                break
-            self.raw += data
-            self._stream.feed(data)
-            wait_s = 0.0
-        return [line.rstrip() for line in self.screen.display if line.strip()]
-
-    def history(self) -> list[str]:
-        """Return everything that stands in the terminal, what has left its top first."""
-        gone = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
-        return [line.rstrip() for line in [*gone, *self.screen.display]]
-
-    def wait_for(self, what: str | Callable[[list[str]], bool]) -> list[str]:
-        """Return the lines on the screen once some words, or what a test looks for, stand there."""
-        give_up_at = time.monotonic() + GIVE_UP_S
-        while True:
-            lines = self.look()
-            if what(lines) if callable(what) else any(what in line for line in lines):
-                return lines
-            assert time.monotonic() < give_up_at, f"{what} does not come:\n" + "\n".join(lines)
-            assert self.process.poll() is None or self.look(), "the program has ended"
-
-    def end(self) -> int:
-        """Return the exit code once the program has ended, and what it wrote is on the screen."""
-        give_up_at = time.monotonic() + GIVE_UP_S
-        while self.process.poll() is None:
-            self.look()
-            assert time.monotonic() < give_up_at, "it does not end:\n" + "\n".join(self.look())
-        self.look()
-        return self.process.returncode
-
-    def close(self) -> None:
-        """End the program and close the terminal."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._watcher)
-        os.close(self._slave)
 
 
 class OpenTerminal(Protocol):
@@ -135,21 +41,16 @@ class OpenTerminal(Protocol):
 
 @pytest.fixture
 def open_terminal(
-    command_path: Path, clean_environment: dict[str, str], tmp_path: Path
-) -> Iterator[OpenTerminal]:
+    command_path: Path, clean_environment: dict[str, str], tmp_path: Path, start_terminal: StartTerminal
+) -> OpenTerminal:
     """Start commands in terminals."""
-    terminals: list[Terminal] = []
 
     def start(simulator: Simulator, *flags: str | Path, command: str = "run", columns: int = 80) -> Terminal:
         what = [LEDGER] if command == "reconcile" else ["ids.txt", "--ledger", LEDGER]
         line = [command_path, command, *what, *simulator.flags, *flags]
-        terminal = Terminal(line, env=clean_environment | simulator.env, folder=tmp_path, columns=columns)
-        terminals.append(terminal)
-        return terminal
+        return start_terminal(line, env=clean_environment | simulator.env, folder=tmp_path, columns=columns)
 
-    yield start
-    for terminal in terminals:
-        terminal.close()
+    return start
 
 
 @pytest.fixture
@@ -240,6 +141,7 @@ def test_a_terminal_s_wishes_are_respected(
     slow: Simulator,
     command_path: Path,
     clean_environment: dict[str, str],
+    start_terminal: StartTerminal,
     tmp_path: Path,
     variables: dict[str, str],
     *,
@@ -250,15 +152,12 @@ def test_a_terminal_s_wishes_are_respected(
     write_ids(tmp_path, 60)
     wishes = [f"{name}={value}" for name, value in variables.items()]
     flags = ["--ledger", LEDGER, *slow.flags, "--concurrency", "2"]
-    terminal = Terminal(
+    terminal = start_terminal(
         ["env", *wishes, command_path, "run", "ids.txt", *flags],
         env=clean_environment | slow.env,
         folder=tmp_path,
     )
-    try:
-        assert terminal.end() == 0
-    finally:
-        terminal.close()
+    assert terminal.end() == 0
     assert (b"\x1b" not in terminal.raw) is is_plain
     assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]m", terminal.raw)) is has_colour
 
@@ -529,7 +428,11 @@ def test_ctrl_c_is_still_a_signal(open_terminal: OpenTerminal, slow: Simulator, 
 
 
 def test_a_defect_leaves_the_terminal_as_it_was(
-    slow: Simulator, command_path: Path, clean_environment: dict[str, str], tmp_path: Path
+    slow: Simulator,
+    command_path: Path,
+    clean_environment: dict[str, str],
+    start_terminal: StartTerminal,
+    tmp_path: Path,
 ) -> None:
     """A traceback is to be read below the last line, with what one types shown again."""
     write_ids(tmp_path, 500)
@@ -543,21 +446,18 @@ def test_a_defect_leaves_the_terminal_as_it_was(
         "Job.run = fail\n"
         f"main(['run', 'ids.txt', '--ledger', {LEDGER!r}, *sys.argv[1:]])\n"
     )
-    terminal = Terminal(
+    terminal = start_terminal(
         [command_path.with_name("python"), "-c", code, *slow.flags],
         env=clean_environment | slow.env,
         folder=tmp_path,
     )
-    try:
-        terminal.wait_for("q stop")
-        assert terminal.end() == 1
-        assert terminal.attributes() == terminal.before
-        assert not terminal.screen.cursor.hidden
-        shown = terminal.history()
-        assert any("KeyError: 'a defect'" in line for line in shown)
-        assert view_of(shown) == []
-    finally:
-        terminal.close()
+    terminal.wait_for("q stop")
+    assert terminal.end() == 1
+    assert terminal.attributes() == terminal.before
+    assert not terminal.screen.cursor.hidden
+    shown = terminal.history()
+    assert any("KeyError: 'a defect'" in line for line in shown)
+    assert view_of(shown) == []
 
 
 # --- in a shell -----------------------------------------------------------------------------------
@@ -565,10 +465,14 @@ def test_a_defect_leaves_the_terminal_as_it_was(
 
 @contextmanager
 def shell(
-    simulator: Simulator, command_path: Path, env: Mapping[str, str], folder: Path
+    start_terminal: StartTerminal,
+    simulator: Simulator,
+    command_path: Path,
+    env: Mapping[str, str],
+    folder: Path,
 ) -> Iterator[Terminal]:
     """Open a terminal with a shell that has job control."""
-    terminal = Terminal(
+    terminal = start_terminal(
         ["bash", "--norc", "--noprofile", "-i"],
         env={**env, **simulator.env, "PS1": "shell> ", "PATH": f"{command_path.parent}:{os.environ['PATH']}"},
         folder=folder,
@@ -579,7 +483,6 @@ def shell(
         yield terminal
     finally:
         os.killpg(terminal.process.pid, signal.SIGHUP)
-        terminal.close()
 
 
 def run_line(simulator: Simulator, *flags: str) -> str:
@@ -591,12 +494,13 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back(
     slow: Simulator,
     command_path: Path,
     clean_environment: dict[str, str],
+    start_terminal: StartTerminal,
     read_ledger: ReadLedger,
     tmp_path: Path,
 ) -> None:
     """The view goes, the shell works; then the view is there again, and so are its keys."""
     write_ids(tmp_path, 400)
-    with shell(slow, command_path, clean_environment, tmp_path) as terminal:
+    with shell(start_terminal, slow, command_path, clean_environment, tmp_path) as terminal:
         terminal.press(run_line(slow, "--concurrency", "4") + "\n")
         terminal.wait_for("q stop")
         terminal.press("\x1a")
@@ -622,12 +526,13 @@ def test_a_run_in_the_background_reads_and_draws_nothing_and_is_not_stopped(
     slow: Simulator,
     command_path: Path,
     clean_environment: dict[str, str],
+    start_terminal: StartTerminal,
     read_ledger: ReadLedger,
     tmp_path: Path,
 ) -> None:
     """What is typed is the shell's; brought to the foreground, the view is there with its keys."""
     write_ids(tmp_path, 300)
-    with shell(slow, command_path, clean_environment, tmp_path) as terminal:
+    with shell(start_terminal, slow, command_path, clean_environment, tmp_path) as terminal:
         terminal.press(run_line(slow, "--concurrency", "2") + " &\n")
         slow.wait_for("cancel", 20)
         terminal.press("echo typed $((6 * 7)) p q\n")
@@ -649,12 +554,13 @@ def test_a_run_that_ends_in_the_background_leaves_the_shell_its_terminal(
     slow: Simulator,
     command_path: Path,
     clean_environment: dict[str, str],
+    start_terminal: StartTerminal,
     read_ledger: ReadLedger,
     tmp_path: Path,
 ) -> None:
     """It was in the foreground, was stopped and sent back: to its end it is not stopped again."""
     write_ids(tmp_path, 120)
-    with shell(slow, command_path, clean_environment, tmp_path) as terminal:
+    with shell(start_terminal, slow, command_path, clean_environment, tmp_path) as terminal:
         terminal.press(run_line(slow, "--concurrency", "4") + "\n")
         terminal.wait_for("q stop")
         terminal.press("\x1a")

@@ -640,3 +640,12 @@ async def test_what_may_have_been_done_for_a_stopped_merchant_is_written(portfol
     _, summary = await portfolio.run(Hosts(work_on).drive, window=1, shard_rows=40, **MERCHANTS)
     assert summary.tally.results == {Reason.CANCELED: 20, Reason.UNKNOWN: 20}
     assert summary.stopped_merchants[0].open == 0
+
+
+async def test_a_shard_lasts_no_longer_for_the_rate_of_a_merchant(portfolio: Bench) -> None:
+    """At ten a second the rows of one are a quarter of a minute's; those of others come on top."""
+    rows = [f"{number},north" for number in range(400)]
+    portfolio.write(*rows, header="invoice_id,merchant")
+    hosts = Hosts()
+    await portfolio.run(hosts.drive, window=1, shard_rows=1000, rate_per_merchant=10.0, **MERCHANTS)
+    assert [shard.count for shard in hosts.shards] == [150, 150, 100]

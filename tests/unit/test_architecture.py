@@ -75,10 +75,20 @@ OF_EXTRA: Final = {
     "cluster": (
         "cli.asking",
         "cli.detached",
+        "cli.following",
         "cli.shift",
         *(
             f"cluster.{name}"
-            for name in ("access", "connection", "converter", "running", "submission", "worker", "workflow")
+            for name in (
+                "access",
+                "connection",
+                "converter",
+                "following",
+                "running",
+                "submission",
+                "worker",
+                "workflow",
+            )
         ),
     ),
 }

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.service import RPCStatusCode, TLSConfig
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from batchcancel.cli.engine import take_engine_options
+from batchcancel.cluster import running
 from batchcancel.cluster.connection import (
     _explained,
     _tls,
@@ -137,3 +138,26 @@ def test_words_of_the_sdk_are_translated_and_not_passed_on(words: str, said: str
 def test_server_that_hangs_up_is_told_with_what_it_may_want(options: EngineOptions, said: str) -> None:
     """It does not say so itself."""
     assert said in str(_translated("transport error", options))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        pytest.param(RPCStatusCode.UNAUTHENTICATED, "refuses this client", id="key withdrawn"),
+        pytest.param(RPCStatusCode.UNAVAILABLE, "can't be reached", id="gone"),
+        pytest.param(RPCStatusCode.NOT_FOUND, "The job has ended meanwhile", id="job over"),
+    ],
+)
+async def test_what_happens_between_two_questions_is_told(
+    status: RPCStatusCode, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 'batchcancel status --follow' meets it, which asks for hours."""
+
+    async def connected(_options: EngineOptions) -> None:
+        """Be there at first."""
+
+    monkeypatch.setattr(running, "connect", connected)
+    with pytest.raises(EngineError, match=words) as caught:
+        async with running.asking(EngineOptions()):
+            raise RPCError("Bearer secret", status, b"")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,126 @@
+"""A job that another process holds, followed from anywhere: how it goes, and what it came to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+from temporalio.client import Client as Engine
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.service import RPCError
+
+from batchcancel.cluster.messages import Ended, Memo, Progress
+from batchcancel.cluster.pulses import Pulses
+from batchcancel.cluster.running import RunningJob, first_run_id_of, pulses_in
+from batchcancel.errors import ClusterError, EngineError
+from batchcancel.model import Outcome, Vitals
+
+_CALL: Final = timedelta(seconds=5)
+
+
+class FollowedJob:
+    """What is known of a job since it was looked at last; to be looked at before anything is asked."""
+
+    def __init__(self, engine: Engine, job: RunningJob) -> None:
+        """Prepare; nothing is known yet."""
+        self._engine = engine
+        self._job = job
+        self.progress: Progress
+        """What its workflow said last."""
+        self.ended: Ended | None = None
+        """What it came to, once it has ended."""
+        self._pulses = Pulses()
+        self._wish: bool | None = None
+        """Whether it is to be paused, while it is told so."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self._job.name
+
+    @property
+    def memo(self) -> Memo:
+        """What it shows to everyone."""
+        return self._job.memo
+
+    async def look(self) -> None:
+        """Find out how it goes, or what it came to.
+
+        Raises:
+            ClusterError: Somebody has ended it in Temporal, or a limit of the server.
+            EngineError: Its coordinator does not answer, or Temporal does not.
+        """
+        try:
+            await self._look()
+        except RPCError:
+            raise EngineError("Temporal can't be reached any more.") from None
+
+    async def tell(self, signal: str) -> None:
+        """Have it paused or resumed.
+
+        Raises:
+            EngineError: It can't be told.
+        """
+        self._wish = signal == "pause"
+        try:
+            await self._job.handle.signal(signal, rpc_timeout=_CALL)
+            await self._look()
+        except RPCError:
+            raise EngineError(f"Temporal does not take it: {self._job.name} goes on as it was.") from None
+        finally:
+            self._wish = None
+
+    def answered(self) -> dict[Outcome, int]:
+        """Count invoices that have an answer, by outcome: at the coordinator, or still with a worker."""
+        return self._pulses.answered(self.progress.score)
+
+    def vitals(self) -> Vitals:
+        """Tell how it went when it was looked at last."""
+        progress = self.progress
+        score = progress.score
+        if progress.rate is not None:
+            score = msgspec.structs.replace(score, rate=progress.rate)
+        return self._pulses.vitals(
+            score,
+            window=progress.window,
+            is_paused=progress.state == "paused" if self._wish is None else self._wish,
+            is_stopping=progress.state == "ending",
+        )
+
+    async def _look(self) -> None:
+        found = await self._describe()
+        if self._is_running(found):
+            try:
+                self.progress = await self._job.progress()
+            except EngineError:
+                if self._is_running(await self._describe()):
+                    raise  # had it ended meanwhile, nobody would be there to answer
+            else:
+                self._pulses.note(pulses_in(found), out=self.progress.score.out)
+                return
+        self.ended = ended = await self._ending()
+        state = "canceled" if ended.is_canceled else "ended"
+        self.progress = Progress(state=state, score=ended.score, shards_out=0, window=1, rate=None)
+        self._pulses.note((), out=())
+
+    async def _describe(self) -> WorkflowExecutionDescription:
+        return await self._job.handle.describe(rpc_timeout=_CALL)
+
+    def _is_running(self, found: WorkflowExecutionDescription) -> bool:
+        """Tell whether it goes on; a later job may have its name by now."""
+        is_this = first_run_id_of(found) == self._job.first_run_id
+        return is_this and found.status is WorkflowExecutionStatus.RUNNING
+
+    async def _ending(self) -> Ended:
+        handle = self._engine.get_workflow_handle(self._job.handle.id, run_id=self._job.run_id)
+        try:
+            result: Any = await handle.result(rpc_timeout=_CALL)
+        except WorkflowFailureError:
+            raise ClusterError(
+                f"The job {self._job.name} was ended in Temporal: by somebody, by another coordinator that "
+                "came in its place, or by a limit of the server."
+            ) from None
+        if isinstance(result, bool):  # of an older coordinator, which does not say how far it was
+            return Ended(is_canceled=result, score=self.progress.score)
+        return msgspec.convert(result, Ended)
