@@ -20,6 +20,7 @@ from batchcancel.cluster.lease import Lease
 from batchcancel.cluster.messages import Account, Conditions, Shard
 from batchcancel.cluster.packing import Ask, pack, unpack_answers
 from batchcancel.cluster.shard import ShardRun
+from batchcancel.errors import NotSentError
 from batchcancel.job.keys import load_keys
 from batchcancel.model import Event, Invoice, RateChanged, Reason, Reply, RequestKind, Subject
 from batchcancel.settings import Settings, load_settings
@@ -92,6 +93,7 @@ def shard_run(
     service: Service,
     lease: Lease,
     *,
+    known: set[str | None] | None = None,
     on_event: Callable[[Event], None] = lambda _event: None,
     **changes: Any,
 ) -> ShardRun:
@@ -104,6 +106,7 @@ def shard_run(
         clock=ServiceClock(lambda: 0.0),
         lease=lease,
         worker="h, process 1",
+        known=set() if known is None else known,
         on_event=on_event,
     )
 
@@ -207,6 +210,8 @@ class Portfolio(Service):
     """Serves some merchants, and refuses the key for others."""
 
     refused: frozenset[str] = frozenset()
+    away: frozenset[str] = frozenset()
+    """Merchants for whom it can't be reached."""
     limited: Counter[str] = field(default_factory=Counter)
     """How many of a merchant's next cancelations are too many."""
     signed_for: Counter[str] = field(default_factory=Counter)
@@ -222,6 +227,8 @@ class Portfolio(Service):
         bearer = signer.headers(method="GET", target="/", host="h", body=None, now=0)["Authorization"]
         claims = json.loads(base64.urlsafe_b64decode(bearer.split(".")[1] + "=="))
         merchant = claims["v-c-merchant-id"]
+        if merchant in self.away:
+            raise NotSentError("OSError")
         self.signed_for[merchant] += kind is RequestKind.CANCEL
         reply = await super().send(kind, subject, signer=signer, before_repeat=before_repeat)
         if kind is RequestKind.CANCEL and self.limited[merchant]:
@@ -237,6 +244,46 @@ async def test_each_invoice_is_asked_about_for_its_merchant(settings: Settings) 
     assert len(unpack_answers(report.answers)) == 20
     assert service.signed_for == {"north": 7, "south": 7, "m": 6}
     assert (report.stop, report.stopped_merchants) == (None, ())
+
+
+async def test_a_merchant_is_greeted_by_a_worker_once(settings: Settings) -> None:
+    """Its next shard begins with a cancelation; a merchant that was refused is read for again."""
+    service = Portfolio(refused=frozenset({"south"}))
+    known: set[str | None] = set()
+    shard = of_merchants("north", "south")
+    await shard_run(settings, service, held(), known=known, **shard).run()
+    assert known == {"north"}
+    first = len(service.seen)
+    report = await shard_run(settings, service, held(), known=known, **shard).run()
+    assert [one.merchant_id for one in report.stopped_merchants] == ["south"]
+    kinds = Counter(kind for kind, _ in service.seen[first:])
+    assert kinds == {RequestKind.CANCEL: 10, RequestKind.PROBE: 2}, "both reads are for who is refused"
+
+
+async def test_a_key_that_was_taken_and_is_refused_later_holds_everything(settings: Settings) -> None:
+    """What is in flight comes back, one read asks about the key, and nothing more leaves meanwhile."""
+    service = Service(status=401)
+    running = asyncio.create_task(shard_run(settings, service, held(), known={None}).run())
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.wait([running])
+    kinds = Counter(kind for kind, _ in service.seen)
+    assert kinds[RequestKind.PROBE] == 1
+    assert 0 < kinds[RequestKind.CANCEL] <= 2 * SHARD.concurrency, "each is signed afresh once"
+
+
+@pytest.mark.parametrize("merchants", [("north", "south"), ("south",)], ids=["among others", "alone"])
+async def test_a_merchant_that_was_stopped_is_read_for_again(
+    settings: Settings, merchants: tuple[str, ...]
+) -> None:
+    """By the next shard that has invoices of it: whether its key is taken is open again."""
+    service = Portfolio(away=frozenset({"south"}))
+    known: set[str | None] = {"south", "west"}
+    conditions = replace(SHARD.conditions, max_outage=0.1)
+    shard = of_merchants(*merchants) | {"conditions": conditions}
+    report = await shard_run(settings, service, held(), known=known, **shard).run()
+    assert report.stop is not None or report.stopped_merchants
+    assert known == {"west", *merchants} - {"south"}
 
 
 async def test_a_refused_merchant_is_told_and_the_others_go_on(settings: Settings) -> None:
