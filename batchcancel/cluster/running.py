@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from temporalio.client import Client as Engine
 from temporalio.client import (
     WorkflowExecutionDescription,
@@ -174,12 +175,13 @@ def first_run_id_of(found: WorkflowExecutionDescription) -> str:
 
 
 def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:
-    """Return how the shards go on that workers have; workers of an older version do not say."""
+    """Return how the shards go on; workers of another version may not say it, or say it otherwise."""
     pulses = []
     for shard in found.raw_description.pending_activities:
         match shard.heartbeat_details.payloads:
             case [_, payload, *_]:
-                pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
+                with suppress(msgspec.DecodeError):
+                    pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
             case _:
                 pass
     return pulses

@@ -18,7 +18,7 @@ from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster import access, submission
-from batchcancel.cluster.messages import Account, Memo, Shard, ShardReport, ShardRequest
+from batchcancel.cluster.messages import Account, Ended, Memo, Score, Shard, ShardReport, ShardRequest
 from batchcancel.cluster.packing import Answer, Packer, unpack_asks
 from batchcancel.cluster.submission import Submission
 from batchcancel.errors import EngineError, SettingsError
@@ -117,7 +117,7 @@ class Temporal:
         self._meet("start_workflow")
         return self
 
-    async def describe(self) -> Any:
+    async def describe(self, **_: object) -> Any:
         self._meet("describe")
         if self.memo is None:
             raise NOT_THERE
@@ -127,10 +127,17 @@ class Temporal:
             return self.memo
 
         return SimpleNamespace(
-            status=self.status, close_time=self.close_time, task_queue="old-queue", memo_value=memo_value
+            status=self.status,
+            close_time=self.close_time,
+            run_id="r",
+            task_queue="old-queue",
+            memo_value=memo_value,
+            raw_description=SimpleNamespace(
+                pending_activities=[], workflow_execution_info=SimpleNamespace(first_run_id="r")
+            ),
         )
 
-    async def result(self) -> bool:
+    async def result(self) -> Ended:
         """Be the workflow, one shard after the other, until there are no more or somebody ends it."""
         self._meet("result")
         offset = 0
@@ -146,7 +153,7 @@ class Temporal:
                 offset = shard.number + 1
                 await self._bring(shard.number, self.work_on(shard))
         self.memo = None
-        return False
+        return Ended(is_canceled=False, score=Score(to_settle=0))
 
     async def _bring(self, number: int, report: ShardReport) -> None:
         """Bring a report, again and again if it is not taken: so does the workflow."""
@@ -158,7 +165,7 @@ class Temporal:
             else:
                 return
 
-    async def query(self, _what: object) -> tuple[bytes, ...]:
+    async def query(self, _what: object, **_: object) -> tuple[bytes, ...]:
         self._meet("query")
         return ()
 
