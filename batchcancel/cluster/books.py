@@ -179,11 +179,17 @@ class Books:
             if stop.merchant_id not in self.stopped:
                 self.stopped[stop.merchant_id] = stop.why
                 self._on_event(MerchantStopped(merchant_id=stop.merchant_id, why=stop.why))
-        if self.stopped:
-            left = [one for one in self.again if one.case.row.merchant_id in self.stopped]
-            for invoice in left:
-                self.again.remove(invoice)
-                await self.leave(invoice)
+        if not self.stopped:
+            return
+        kept: list[OpenInvoice] = []
+        left: list[OpenInvoice] = []
+        for invoice in self.again:
+            (left if invoice.case.row.merchant_id in self.stopped else kept).append(invoice)
+        # Taken out all at once: while a row is written, shards are gathered from what is there.
+        self.again.clear()
+        self.again.extend(kept)
+        for invoice in left:
+            await self.leave(invoice)
 
     @property
     def stopped_merchants(self) -> tuple[StoppedMerchant, ...]:

@@ -96,7 +96,7 @@ class Intake:
             raise
         except ClusterError as exc:  # none of them was taken: their invoices stay open
             self._on_failure(exc)
-        stops = [*report.stopped_merchants]
+        stops = [stop for stop in report.stopped_merchants if stop.merchant_id in out.merchants]
         if report.stop is not None:
             if self._is_of_one_merchant(out, report.stop):
                 stops += [MerchantStop(merchant_id=one, why=report.stop.why) for one in out.merchants]
@@ -105,7 +105,11 @@ class Intake:
         self._shares.learn(report.refused_at)
         del books.out[out.shard.number]
         books.again.extend(out.invoices.values())
-        await books.stop_merchants(stops)
+        try:
+            await books.stop_merchants(stops)
+        except LedgerFaultError as exc:
+            self._on_failure(exc)
+            raise
         return self._receipt(leaves_rest=bool(books.again))
 
     def _is_of_one_merchant(self, out: ShardOut, stop: Stop) -> bool:

@@ -92,7 +92,7 @@ class ShardReport(Struct, frozen=True, kw_only=True):
     stopped_merchants: tuple[MerchantStop, ...] = ()
     refused_at: float | None = None
     """The requests a second that were left of the shard's share after the service had refused some for their
-    number; None if it refused none."""
+    number, or of the share of the merchant that it refused last; None if it refused none."""
     worker: str = ""
     """Who did it."""
 

@@ -6,6 +6,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from http import HTTPStatus
 from typing import Final
 
 from msgspec.structs import replace
@@ -41,7 +42,7 @@ _MAX_IN_DOUBT: Final = 32
 class ShardRun:
     """Bring the invoices of one shard to their ends."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keyword-only, and each one is a part of its own)
         self,
         shard: Shard,
         *,
@@ -51,6 +52,7 @@ class ShardRun:
         clock: ServiceClock,
         lease: Lease,
         worker: str,
+        known: set[str | None],
         on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         """Prepare; nothing is sent. Needs a running event loop.
@@ -63,14 +65,17 @@ class ShardRun:
             clock: The service's clock, as the client reads it.
             lease: Nothing leaves without it.
             worker: Who this is, for people.
+            known: The merchants whose key the service has taken of this worker; kept up to date.
             on_event: Told of everything; must not block.
         """
         self._shard = shard
         self._lease = lease
         self._worker = worker
         self._on_event = on_event
-        self._answers = _Answers(on_full=self.stop)
-        self._was_refused = False
+        self._known = known
+        self._answers = _Answers(known, on_full=self.stop)
+        self._refused_at: float | None = None
+        """The requests a second that were left after the last refusal; None if nothing was refused."""
         self._asks = unpack_asks(shard.rows)
         self._settings = _settings_for(shard, settings)
         self._fleet = self._build_fleet(keys, client, clock)
@@ -121,6 +126,8 @@ class ShardRun:
             await self._fleet.run(_each(ask.row for ask in self._asks))
         except SafetyStopError as exc:
             stop = Stop(kind=type(exc).__name__, why=str(exc))
+            self._known.difference_update(ask.merchant_id for ask in self._asks)
+        self._known.difference_update(stopped.merchant_id for stopped in self._fleet.stopped_merchants)
         return ShardReport(
             answers=self.answers(),
             stop=stop,
@@ -128,7 +135,7 @@ class ShardRun:
                 MerchantStop(merchant_id=stopped.merchant_id, why=stopped.why)
                 for stopped in self._fleet.stopped_merchants
             ),
-            refused_at=self._vitals().allowed_rate if self._was_refused else None,
+            refused_at=self._left_rate(),
             worker=self._worker,
         )
 
@@ -137,11 +144,17 @@ class ShardRun:
         """How long to wait for the first request: the shard before, with this share, may have sent one."""
         return max(1 / rate if rate else 0.0 for rate in (self._shard.rate, self._shard.merchant_rate))
 
+    def _left_rate(self) -> float | None:
+        if self._refused_at is None or self._shard.merchant_rate is not None:
+            return self._refused_at
+        return self._vitals().allowed_rate
+
     def _vitals(self) -> Vitals:
         return self._fleet.vitals(to_settle=self._shard.count, set_rate=self._shard.rate)
 
     def _note(self, event: Event) -> None:
-        self._was_refused |= isinstance(event, RateChanged)
+        if isinstance(event, RateChanged):
+            self._refused_at = event.rate
         self._on_event(event)
 
     def _build_fleet(self, keys: Keys, client: Sender, clock: ServiceClock) -> Fleet:
@@ -150,6 +163,7 @@ class ShardRun:
         purpose = Purpose(
             merchants=open_of.keys(),
             open_of=open_of,
+            known=self._known,
             sink=self._answers,
             gates=Gates(
                 canary=shard.count if shard.is_canary else 0,
@@ -168,8 +182,9 @@ class ShardRun:
 class _Answers:
     """Where the pipeline's rows go: to the coordinator, a packet at a time."""
 
-    def __init__(self, *, on_full: Callable[[str], None]) -> None:
+    def __init__(self, known: set[str | None], *, on_full: Callable[[str], None]) -> None:
         self._packer = Packer()
+        self._known = known
         self._on_full = on_full
         self._bytes = 0
         self._reasons: Counter[Reason] = Counter()
@@ -182,6 +197,8 @@ class _Answers:
     async def append(self, record: Result | Skip) -> None:
         assert isinstance(record, Result)  # noqa: S101 - a shard holds only what is to be asked about
         self._bytes += self._packer.add(Answer.of(record))
+        if record.http_status == HTTPStatus.OK:
+            self._known.add(record.merchant_id or None)
         self._reasons[record.reason] += 1
         self.amounts.note((record,))
         if self._bytes > FULL_BYTES:

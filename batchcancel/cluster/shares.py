@@ -71,7 +71,8 @@ class Shares:
         self._merchant_rate = merchant_rate
         self._concurrency = concurrency
         self._bound: float | None = None
-        """Requests a second that the service has lately taken of one shard; None if it refused none."""
+        """Requests a second that the service has lately taken of one shard, or of one merchant in it where
+        each has a rate of its own; None if it refused none."""
         self.set_rate(rate)
 
     def set_rate(self, rate: float | None) -> None:
@@ -83,12 +84,15 @@ class Shares:
 
     def next(self) -> Share:
         """Return the share of the next shard."""
-        rate = self._even(self.rate)
+        rate, merchant_rate = self._even(self.rate), self._even(self._merchant_rate)
         if self._bound is not None:
-            rate = self._bound if rate is None else min(rate, self._bound)
+            if merchant_rate is not None:
+                merchant_rate = min(merchant_rate, self._bound)
+            else:
+                rate = self._bound if rate is None else min(rate, self._bound)
         return Share(
             rate=rate,
-            merchant_rate=self._even(self._merchant_rate),
+            merchant_rate=merchant_rate,
             concurrency=max(1, self._concurrency // self.window),
         )
 
@@ -96,13 +100,15 @@ class Shares:
         """Take in how a shard fared.
 
         Args:
-            refused_at: The requests a second that were left of its share after refusals; None without any.
+            refused_at: The requests a second that were left after refusals, of its share or of that of a
+                merchant in it; None without any.
         """
         if refused_at is not None:
             self._bound = refused_at
         elif self._bound is not None:
             raised = self._bound * _RECOVERY
-            self._bound = raised if raised < (self._even(self.rate) or _UNBOUNDED) else None
+            shared_out = self.rate if self._merchant_rate is None else self._merchant_rate
+            self._bound = raised if raised < (self._even(shared_out) or _UNBOUNDED) else None
 
     def _even(self, rate: float | None) -> float | None:
         return even_rate(rate, self.window)

@@ -72,6 +72,8 @@ class ShardWorker:
         self._resources = AsyncExitStack()
         self._clients: dict[float, Client] = {}
         """By the time-out of a request, which is each job's own."""
+        self._known: set[str | None] = set()
+        """The merchants whose key the service has taken, so that no shard has to find that out again."""
         self._at_work: set[ShardRun] = set()
         self._late: set[asyncio.Task[None]] = set()
         """What is still to be handed in of shards that were given up."""
@@ -126,6 +128,7 @@ class ShardWorker:
             clock=self._clock,
             lease=lease,
             worker=self._name,
+            known=self._known,
             on_event=self._on_event,
         )
         handle = self._engine.get_async_activity_handle(task_token=activity.info().task_token)

@@ -62,6 +62,8 @@ class Purpose:
     """Invoices that may wait while the service may have acted on them."""
     ledger_began_at: Callable[[], float] | None = None
     """When the ledger's first run began, Unix seconds on the service's clock; None if it is not known."""
+    known: Collection[str | None] = ()
+    """Merchants whose key the service has taken before, so that no read has to come first."""
     witness: Witness | None = None
     """Takes what is seen, where invoices are looked up and nothing is canceled; None to cancel them."""
 
@@ -154,7 +156,13 @@ def build_fleet(
             on_event=on_event,
         )
         pace.unfinished = pipeline.unfinished
-        return Lane(merchant_id=merchant_id, pace=pace, pipeline=pipeline, to_ask=to_ask)
+        return Lane(
+            merchant_id=merchant_id,
+            pace=pace,
+            pipeline=pipeline,
+            to_ask=to_ask,
+            is_known=merchant_id in purpose.known,
+        )
 
     return Fleet(purpose.merchants, open_lane=open_lane, entrance=entrance, on_event=on_event)
 

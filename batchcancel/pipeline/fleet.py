@@ -52,6 +52,8 @@ class Lane:
     pipeline: Pipeline
     to_ask: int
     """Invoices that are to be asked about, as the check counted them."""
+    is_known: bool = False
+    """Whether the service has taken its key before, so that no read has to come first."""
     rows: asyncio.Queue[ManifestRow | None] = field(default_factory=asyncio.Queue)
     """Rows that were read for it and not taken yet; None ends them."""
     is_over: bool = False
@@ -212,8 +214,8 @@ class Fleet:
     async def run(self, rows: AsyncIterator[ManifestRow]) -> None:
         """Bring every row to its end, or to where a stop leaves it.
 
-        Before the first row of a merchant with anything to ask, one signed read has to be taken. If
-        cancelled, every pipeline aborts and the cancellation is raised again.
+        Before the first row of a merchant with anything to ask, one signed read has to be taken, unless its
+        key is known to be. If cancelled, every pipeline aborts and the cancellation is raised again.
 
         Raises:
             LedgerFaultError: The sink can't take rows any more.
@@ -277,7 +279,7 @@ class Fleet:
     async def _work(self, lane: Lane, rows: AsyncIterator[ManifestRow]) -> None:
         """Run one merchant's pipeline to its end, or until what concerns this merchant alone."""
         try:
-            if lane.to_ask:
+            if lane.to_ask and not lane.is_known:
                 await lane.pace.greet()
             await lane.pipeline.run(rows)
         except RunStoppingError:

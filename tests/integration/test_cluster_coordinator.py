@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from batchcancel.cluster.books import Books
 from batchcancel.cluster.coordinator import Coordinator, Wish
 from batchcancel.cluster.messages import (
     Account,
@@ -646,6 +647,51 @@ async def test_a_refused_merchant_stops_all_while_canaries_are_tried(portfolio: 
     assert summary.stopped_merchants == ()
     assert job.summary.why is not None
     assert hosts.asked.total() == 1
+
+
+async def test_shards_are_gathered_while_what_a_stopped_merchant_leaves_is_written(
+    portfolio: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger that takes its time lets others in between: no invoice is in two hands, or in none."""
+    write = Books.write
+
+    async def write_slowly(self: Books, *arguments: Any) -> None:
+        await asyncio.sleep(0)
+        await write(self, *arguments)
+
+    monkeypatch.setattr(Books, "write", write_slowly)
+    rest: dict[str, Counter[str | None]] = {}
+
+    async def drive(coordinator: Coordinator) -> None:
+        first, second, *_ = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        doubted = [answer(ask, Reason.UNKNOWN) for ask in unpack_asks(first.rows)]
+        stops = (MerchantStop(merchant_id="south", why="refused"),)
+        committing = asyncio.create_task(
+            coordinator.commit_part(first.number, report(doubted, stopped_merchants=stops))
+        )
+        while not coordinator.stopped_merchants:
+            await asyncio.sleep(0)
+        issue = await coordinator.next_shards(ShardRequest(offset=second.number + 3))
+        rest["asked"] = Counter(ask.merchant_id for one in issue.shards for ask in unpack_asks(one.rows))
+        await committing
+        coordinator.stop("enough")
+
+    _, summary = await portfolio.run(drive, window=2, shard_rows=10, **MERCHANTS)
+    assert rest["asked"].keys() == {"north"}, "nobody is asked about what is being left"
+    assert summary.tally.results[Reason.UNKNOWN] == 10
+    assert summary.tally.is_conserved
+
+
+async def test_a_shard_stops_no_merchant_that_it_has_no_rows_of(portfolio: Bench) -> None:
+    """A report is a worker's word on its own shard only."""
+
+    def work_on(shard: Shard) -> ShardReport:
+        stops = (MerchantStop(merchant_id="west", why="refused"),)
+        return report(map(answer, unpack_asks(shard.rows)), stopped_merchants=stops)
+
+    _, summary = await portfolio.run(Hosts(work_on).drive, **MERCHANTS)
+    assert summary.state is RunState.COMPLETE
+    assert summary.stopped_merchants == ()
 
 
 async def test_what_may_have_been_done_for_a_stopped_merchant_is_written(portfolio: Bench) -> None:

@@ -20,8 +20,9 @@ from batchcancel.cluster.lease import Lease
 from batchcancel.cluster.messages import Account, Conditions, Pulse, Shard
 from batchcancel.cluster.packing import Ask, pack, unpack_answers
 from batchcancel.cluster.shard import ShardRun
+from batchcancel.errors import NotSentError
 from batchcancel.job.keys import load_keys
-from batchcancel.model import Invoice, Reason, Reply, RequestKind, Subject
+from batchcancel.model import Event, Invoice, RateChanged, Reason, Reply, RequestKind, Subject
 from batchcancel.settings import Settings, load_settings
 
 SHARD = Shard(
@@ -87,7 +88,15 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings([], environ=environ, for_run=False, env="sandbox", base_url="http://127.0.0.1:9")
 
 
-def shard_run(settings: Settings, service: Service, lease: Lease, **changes: Any) -> ShardRun:
+def shard_run(
+    settings: Settings,
+    service: Service,
+    lease: Lease,
+    *,
+    known: set[str | None] | None = None,
+    on_event: Callable[[Event], None] = lambda _event: None,
+    **changes: Any,
+) -> ShardRun:
     """Get a shard ready."""
     return ShardRun(
         replace(SHARD, **changes),
@@ -97,6 +106,8 @@ def shard_run(settings: Settings, service: Service, lease: Lease, **changes: Any
         clock=ServiceClock(lambda: 0.0),
         lease=lease,
         worker="h, process 1",
+        known=set() if known is None else known,
+        on_event=on_event,
     )
 
 
@@ -212,6 +223,10 @@ class Portfolio(Service):
     """Serves some merchants, and refuses the key for others."""
 
     refused: frozenset[str] = frozenset()
+    away: frozenset[str] = frozenset()
+    """Merchants for whom it can't be reached."""
+    limited: Counter[str] = field(default_factory=Counter)
+    """How many of a merchant's next cancelations are too many."""
     signed_for: Counter[str] = field(default_factory=Counter)
 
     async def send(
@@ -225,8 +240,13 @@ class Portfolio(Service):
         bearer = signer.headers(method="GET", target="/", host="h", body=None, now=0)["Authorization"]
         claims = json.loads(base64.urlsafe_b64decode(bearer.split(".")[1] + "=="))
         merchant = claims["v-c-merchant-id"]
+        if merchant in self.away:
+            raise NotSentError("OSError")
         self.signed_for[merchant] += kind is RequestKind.CANCEL
         reply = await super().send(kind, subject, signer=signer, before_repeat=before_repeat)
+        if kind is RequestKind.CANCEL and self.limited[merchant]:
+            self.limited[merchant] -= 1
+            return replace(reply, http_status=429, invoice=None)
         return replace(reply, http_status=401) if merchant in self.refused else reply
 
 
@@ -239,6 +259,46 @@ async def test_each_invoice_is_asked_about_for_its_merchant(settings: Settings) 
     assert (report.stop, report.stopped_merchants) == (None, ())
 
 
+async def test_a_merchant_is_greeted_by_a_worker_once(settings: Settings) -> None:
+    """Its next shard begins with a cancelation; a merchant that was refused is read for again."""
+    service = Portfolio(refused=frozenset({"south"}))
+    known: set[str | None] = set()
+    shard = of_merchants("north", "south")
+    await shard_run(settings, service, held(), known=known, **shard).run()
+    assert known == {"north"}
+    first = len(service.seen)
+    report = await shard_run(settings, service, held(), known=known, **shard).run()
+    assert [one.merchant_id for one in report.stopped_merchants] == ["south"]
+    kinds = Counter(kind for kind, _ in service.seen[first:])
+    assert kinds == {RequestKind.CANCEL: 10, RequestKind.PROBE: 2}, "both reads are for who is refused"
+
+
+async def test_a_key_that_was_taken_and_is_refused_later_holds_everything(settings: Settings) -> None:
+    """What is in flight comes back, one read asks about the key, and nothing more leaves meanwhile."""
+    service = Service(status=401)
+    running = asyncio.create_task(shard_run(settings, service, held(), known={None}).run())
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.wait([running])
+    kinds = Counter(kind for kind, _ in service.seen)
+    assert kinds[RequestKind.PROBE] == 1
+    assert 0 < kinds[RequestKind.CANCEL] <= 2 * SHARD.concurrency, "each is signed afresh once"
+
+
+@pytest.mark.parametrize("merchants", [("north", "south"), ("south",)], ids=["among others", "alone"])
+async def test_a_merchant_that_was_stopped_is_read_for_again(
+    settings: Settings, merchants: tuple[str, ...]
+) -> None:
+    """By the next shard that has invoices of it: whether its key is taken is open again."""
+    service = Portfolio(away=frozenset({"south"}))
+    known: set[str | None] = {"south", "west"}
+    conditions = replace(SHARD.conditions, max_outage=0.1)
+    shard = of_merchants(*merchants) | {"conditions": conditions}
+    report = await shard_run(settings, service, held(), known=known, **shard).run()
+    assert report.stop is not None or report.stopped_merchants
+    assert known == {"west", *merchants} - {"south"}
+
+
 async def test_a_refused_merchant_is_told_and_the_others_go_on(settings: Settings) -> None:
     """Nothing is canceled for it, and its rows have no answer."""
     service = Portfolio(refused=frozenset({"south"}))
@@ -249,6 +309,23 @@ async def test_a_refused_merchant_is_told_and_the_others_go_on(settings: Setting
     assert "refuses the key" in stopped.why
     assert report.stop is None
     assert service.signed_for == {"north": 10, "south": 0}
+
+
+async def test_the_rate_of_a_merchant_that_was_sent_too_many_is_reported(settings: Settings) -> None:
+    """Its own alone, not the sum of all: shards to come begin there for each merchant."""
+    service = Portfolio(limited=Counter(south=8))
+    shard = of_merchants("north", "south") | {"merchant_rate": 200.0, "concurrency": 16}
+    rates: list[float] = []
+    runs: list[ShardRun] = []
+
+    def stop_at_a_cut(event: Event) -> None:
+        if isinstance(event, RateChanged):
+            rates.append(event.rate)
+            runs[0].stop("enough")
+
+    runs.append(shard_run(settings, service, held(), on_event=stop_at_a_cut, **shard))
+    report = await runs[0].run()
+    assert [report.refused_at] == rates
 
 
 async def test_each_merchant_keeps_its_share_of_a_rate(settings: Settings) -> None:

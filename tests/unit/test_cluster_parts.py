@@ -92,6 +92,17 @@ def test_a_low_rate_for_each_merchant_is_for_one_shard_alone() -> None:
     assert (shares.window, shares.next().merchant_rate) == (1, 5.0)
 
 
+def test_a_refusal_lowers_the_share_of_merchants_that_have_rates_of_their_own() -> None:
+    """All together are not slowed down to what one merchant is left with, and it comes back by itself."""
+    shares = Shares(4, rate=None, merchant_rate=60.0, concurrency=16)
+    even = shares.next()
+    shares.learn(5.0)
+    assert (shares.next().rate, shares.next().merchant_rate) == (None, 5.0)
+    for _ in range(20):
+        shares.learn(None)
+    assert shares.next() == even
+
+
 def test_later_shards_start_lower_after_a_refusal_and_recover() -> None:
     """A 429 concerns everyone who shares the quota; a shard without one lets the next go faster."""
     shares = Shares(4, rate=200.0, concurrency=16)
