@@ -1,0 +1,131 @@
+"""What others ask of a job, and workers of other accounts and versions."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from batchcancel.cluster.messages import FIRST_PROTOCOL, PROTOCOL
+
+if TYPE_CHECKING:
+    from tests.acceptance.many_hosts.conftest import Hosts, Server, StartHosts
+
+
+def test_job_is_watched_paused_and_ended_by_others(server: Server, start_hosts: StartHosts) -> None:
+    """And a second job on its quota is refused in a sentence, with nothing sent."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    hosts.write_manifest(4000)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 100)
+    (name,) = [one["job"] for one in hosts.jobs() if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
+    second = hosts.start("submit", "ids.csv", "--ledger", "other.jsonl", *hosts.simulator.flags)
+    hosts.end(second, 2)
+    assert b"ledger.jsonl" in hosts.said(second)
+    assert b"uses this quota" in hosts.said(second)
+    assert not (hosts.folder / "other.jsonl").exists()
+
+    hosts.end(hosts.start("pause", name))
+    hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
+    count = len(hosts.simulator.requests())
+    (paused,) = hosts.jobs(name)
+    assert (paused["state"], paused["done"]) == ("paused", hosts.simulator.posts().total())
+    time.sleep(1)
+    assert len(hosts.simulator.requests()) == count
+    hosts.end(hosts.start("set-rate", "400", name))
+    hosts.end(hosts.start("resume", name))
+    resumed_at = time.time()
+    hosts.simulator.wait_for("cancel", count + 600)
+    assert time.time() - resumed_at < 4, "600 at the first rate take six seconds"
+    hosts.end(hosts.start("cancel", name))
+    assert "left open" in hosts.end(submit, 7)
+    posts = hosts.simulator.posts()
+    assert posts.total() == len(posts), "nothing was asked twice"
+
+
+def test_detached_job_goes_on_by_itself(server: Server, start_hosts: StartHosts) -> None:
+    """The command returns once the job is there; its end stands in its summary and its ledger."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(200)
+    hosts.worker()
+    (name,) = hosts.end(hosts.submit("--rate", "100", "--detach")).split()
+    assert [one["ledger"] for one in hosts.jobs(name)] == [str(hosts.folder / "ledger.jsonl")]
+    followed = hosts.end(hosts.start("status", "--follow", name))
+    assert followed.startswith(f"{name}: running")
+    summary = hosts.folder / "ledger.jsonl.submit.out"
+    hosts.wait_until(lambda: "Complete" in summary.read_text(encoding="utf-8"))
+    assert hosts.check_truth(ids) == 0
+    refused = hosts.start(
+        "submit", "--detach", "--ledger", "ledger.jsonl", "-", "--format", "txt", *hosts.simulator.flags
+    )
+    hosts.end(refused, 2)
+
+
+def test_worker_refuses_the_shards_of_another_account(server: Server, start_hosts: StartHosts) -> None:
+    """Where somebody gave two of them one queue; the job stops with a sentence, and nothing was sent."""
+    hosts, others = start_hosts(server), start_hosts(server)
+    hosts.write_manifest(100)
+    queue = ("--task-queue", f"shared-{uuid4()}")
+    worker = others.start("worker", *queue, *others.simulator.flags)
+    submit = hosts.start("submit", "ids.csv", "--ledger", "ledger.jsonl", *queue, *hosts.simulator.flags)
+    hosts.end(submit, 4)
+    assert b"a task queue of its own" in hosts.said(submit)
+    assert not hosts.simulator.requests()
+    assert not others.simulator.requests()
+    worker.terminate()
+
+
+_OF_A_VERSION: Final = """\
+#!{python} -P
+from batchcancel.cluster import worker
+worker.PROTOCOL = {protocol}
+from batchcancel.cli import main
+main()
+"""
+
+
+@contextmanager
+def of_version(hosts: Hosts, protocol: int) -> Iterator[None]:
+    """Have the commands of the block speak an older or a newer protocol as workers."""
+    path, ours = hosts.folder / "batchcancel", hosts.command
+    path.write_text(_OF_A_VERSION.format(python=sys.executable, protocol=protocol), encoding="utf-8")
+    path.chmod(0o755)
+    hosts.command = path
+    yield
+    hosts.command = ours
+
+
+def test_worker_that_is_older_than_the_job_says_so(server: Server, start_hosts: StartHosts) -> None:
+    """It does not guess what a newer one means: the job stops with a sentence, and nothing was sent."""
+    hosts = start_hosts(server)
+    ids = hosts.write_manifest(100)
+    with of_version(hosts, FIRST_PROTOCOL - 1):
+        worker = hosts.worker()
+    submit = hosts.submit()
+    hosts.end(submit, 4)
+    said = hosts.said(submit).decode()
+    assert (
+        f"has batchcancel {version('batchcancel')}, which is older than that of the job. Update it." in said
+    )
+    assert not hosts.simulator.requests()
+    worker.terminate()
+    hosts.end(worker, 143)
+    hosts.worker()
+    hosts.end(hosts.submit())
+    assert hosts.check_truth(ids) == 0
+
+
+def test_worker_that_is_newer_than_the_job_does_it(server: Server, start_hosts: StartHosts) -> None:
+    """Beside one of the job's own version, as during a rollout."""
+    hosts = start_hosts(server)
+    ids = hosts.write_manifest(400)
+    with of_version(hosts, PROTOCOL + 1):
+        hosts.worker()
+    hosts.worker()
+    hosts.end(hosts.submit("--shard-rows", "50"))
+    assert hosts.check_truth(ids) == 0

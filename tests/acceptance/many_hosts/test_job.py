@@ -1,0 +1,256 @@
+"""The work of a run, done by workers; whoever dies, every id is once in the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.acceptance.many_hosts.conftest import Server, StartHosts
+
+
+def test_two_workers_do_the_job_of_a_run(server: Server, start_hosts: StartHosts, command_path: Path) -> None:
+    """Every id once, outcomes as the service has them; the ledger is one that every other command takes."""
+    hosts = start_hosts(server)
+    ids = hosts.write_manifest(4000)
+    workers = [hosts.worker(), hosts.worker()]
+    ended = hosts.end(hosts.submit("--json", "--ref", "T-1"))
+    summary = json.loads(ended)
+    assert (summary["state"], summary["exit_code"]) == ("complete", 0)
+    assert hosts.check_truth(ids) == 0
+    subprocess.run(
+        [command_path, "verify", "ledger.jsonl"], cwd=hosts.folder, check=True, capture_output=True
+    )
+    again = json.loads(hosts.end(hosts.submit("--json")))
+    assert again["settled_earlier"] == 4000
+    for worker in workers:
+        worker.terminate()
+        hosts.end(worker, 143)
+
+
+def test_killed_worker_is_taken_over_from_its_last_heartbeat(server: Server, start_hosts: StartHosts) -> None:
+    """Only what it did after that is asked again, and the service is asked what became of it."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    victim = hosts.worker(slots=2)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 300)
+    victim.kill()
+    killed_at = time.time()
+    hosts.end(submit)
+    repeated = hosts.check_truth(ids)
+    # Two of four shards were its own: half the rate, for a heartbeat and the time that one may take.
+    assert repeated <= 100 * (hosts.HEARTBEAT_S + 0.5) + 16
+    later = [request for request in hosts.simulator.requests() if request["at"] > killed_at + 8]
+    assert later, "the rest was done after the take-over"
+
+
+def test_quota_holds_while_workers_come_and_go(server: Server, start_hosts: StartHosts) -> None:
+    """A worker that is told to go hands in all that it has: nothing is repeated, no second is too full."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(1200)
+    goes = hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 300)
+    hosts.worker()
+    goes.terminate()
+    hosts.end(goes, 143)
+    hosts.worker()
+    hosts.end(submit)
+    assert hosts.check_truth(ids) == 0
+    assert hosts.worst_second() <= 1.1 * 200
+
+
+def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: StartHosts) -> None:
+    """Its shards go on without it; the next one takes their answers, and nothing is asked again."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 300)
+    submit.kill()
+    hosts.end(submit, -9)
+    silent = hosts.start("status")
+    hosts.end(silent, 2)
+    assert b"does not answer" in hosts.said(silent)
+    hosts.end(hosts.submit("--rate", "200"))
+    assert hosts.check_truth(ids) == 0
+
+
+def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shards(
+    server: Server, start_hosts: StartHosts, command_path: Path
+) -> None:
+    """No written answer is asked for again; the others only once no worker can be at them any more."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200", "--shard-rows", "60")
+    hosts.simulator.wait_for("cancel", 400)
+    submit.kill()
+    hosts.end(submit, -9)
+    answered = {row["invoice_id"] for row in hosts.read_ledger(hosts.folder / "ledger.jsonl")[1:]}
+    assert len(answered) >= 100
+
+    ids = [*map(str, range(200_000, 200_050)), *reversed(ids)]
+    (hosts.folder / "ids.csv").write_text("\n".join(["invoice_id", *ids]) + "\n", encoding="utf-8")
+    hosts.end(hosts.submit("--rate", "200"))
+    repeated = hosts.check_truth(ids)
+    requests = hosts.simulator.requests()
+    times = [request["at"] for request in requests]
+    silence_s, ended_at = max((later - at, at) for at, later in pairwise(times))
+    assert silence_s > hosts.LEASE_S - hosts.HEARTBEAT_S - 0.5, (
+        "they were at work until their next heartbeat at most"
+    )
+    early = {one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] <= ended_at}
+    late = [one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] > ended_at]
+    assert not answered.intersection(late)
+    assert repeated <= len(early - answered) <= 4 * 60
+    subprocess.run(
+        [command_path, "verify", "ledger.jsonl"], cwd=hosts.folder, check=True, capture_output=True
+    )
+
+
+def test_told_coordinator_ends_as_a_run_does(server: Server, start_hosts: StartHosts) -> None:
+    """Its workers drain, what they have is written, and the next one goes on; nothing is asked again."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(400)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 100)
+    submit.terminate()
+    assert "left open" in hosts.end(submit, 143)
+    assert hosts.read_ledger(hosts.folder / "ledger.jsonl")[-1]["state"] == "interrupted"
+    hosts.end(hosts.submit("--rate", "400"))
+    assert hosts.check_truth(ids) == 0
+
+
+def test_a_limit_of_the_service_is_kept_by_all_shards(server: Server, start_hosts: StartHosts) -> None:
+    """What one shard learned of it, later ones begin with: few requests are refused."""
+    hosts = start_hosts(server, "--rate-limit", "100", "--no-retry-after")
+    ids = hosts.write_manifest(500)
+    hosts.worker()
+    hosts.end(hosts.submit("--rate", "400", "--shard-rows", "100"))
+    refused = sum(request["http_status"] == 429 for request in hosts.simulator.requests())
+    assert 0 < refused <= 0.1 * len(ids)
+    hosts.check_truth(ids)
+
+
+def test_job_that_is_ended_in_temporal_stops_and_goes_on(server: Server, start_hosts: StartHosts) -> None:
+    """Somebody terminates its workflow: exit 4 with a sentence, and the next one waits for its workers."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(400)
+    hosts.worker()
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 100)
+    (name,) = [one["job"] for one in hosts.jobs() if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
+    server.terminate(name)
+    ended_at = time.time()
+    hosts.end(submit, 4)
+    assert b"ended in Temporal" in hosts.said(submit)
+    hosts.end(hosts.submit("--rate", "400"))
+    hosts.check_truth(ids)
+    quiet = [request["at"] - ended_at for request in hosts.simulator.requests()]
+    assert not [after_s for after_s in quiet if hosts.LEASE_S < after_s < hosts.LEASE_S + 0.9]
+
+
+def test_killed_server_loses_nothing_and_repeats_nothing(
+    server_that_keeps: Server, start_hosts: StartHosts
+) -> None:
+    """Workers stop when their leases end, and hand in what they did once it is back."""
+    hosts = start_hosts(server_that_keeps, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 300)
+    server_that_keeps.kill()
+    killed_at = time.time()
+    time.sleep(hosts.LEASE_S + 1)
+    last = max(request["at"] for request in hosts.simulator.requests())
+    assert last < killed_at + hosts.LEASE_S + 0.5
+    server_that_keeps.start(keeps=True)
+    assert "Complete" in hosts.end(submit)
+    assert hosts.check_truth(ids) == 0
+
+
+def test_worker_that_is_cut_off_stops_within_its_lease(server: Server, start_hosts: StartHosts) -> None:
+    """The service stays in its reach, and yet it sends nothing more; its shards go to another one."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(700)
+    with relayed(server) as relay:
+        cut_off = hosts.worker(address=relay.address)
+        submit = hosts.submit("--rate", "200")
+        hosts.simulator.wait_for("cancel", 250)
+        relay.cut()
+        cut_at = time.time()
+        time.sleep(hosts.LEASE_S + 2)
+        posts = [request["at"] for request in hosts.simulator.requests() if request["operation"] == "cancel"]
+        assert cut_at < max(posts) < cut_at + hosts.LEASE_S + 0.5
+        hosts.worker()
+        hosts.end(submit)
+        cut_off.kill()
+    repeated = hosts.check_truth(ids)
+    assert repeated <= 200 * (hosts.HEARTBEAT_S + hosts.LEASE_S + 0.5) + 16
+
+
+@dataclass
+class Relay:
+    """Stands between a worker and Temporal."""
+
+    listener: socket.socket
+    target: int
+    is_cut: threading.Event = field(default_factory=threading.Event)
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Forward nothing any more, and close nothing: as a network does that has come apart."""
+        self.is_cut.set()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not self.is_cut.is_set():
+                    sink.sendall(data)
+            if not self.is_cut.is_set():
+                sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def relayed(server: Server) -> Iterator[Relay]:
+    """Run a relay for the length of the block."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        relay = Relay(listener, server.port)
+        threading.Thread(target=relay.serve, daemon=True).start()
+        yield relay
+        relay.close()
