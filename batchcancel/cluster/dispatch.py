@@ -133,8 +133,9 @@ class Dispatch:
         if not invoices:
             return None
         merchants = frozenset(rows_of)
+        is_plain = merchants == {None} and share.merchant_rate is None
         shard = Shard(
-            protocol=FIRST_PROTOCOL if merchants == {None} else PROTOCOL,
+            protocol=FIRST_PROTOCOL if is_plain else PROTOCOL,
             number=self._next_number,
             account=self._account,
             conditions=self._conditions,

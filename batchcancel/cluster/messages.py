@@ -47,7 +47,8 @@ class Shard(Struct, frozen=True, kw_only=True):
     """So many invoices to bring to their ends, and with what share of the quota."""
 
     protocol: int = FIRST_PROTOCOL
-    """2 where invoices name their merchant: to an older worker all would be its own merchant's."""
+    """2 where invoices name their merchant, or merchants have a rate of their own: to an older worker all
+    would be its own merchant's, and that rate no limit."""
 
     number: int
     """From 0 in each job; invoices that a shard left are handed out again in one with a new number."""

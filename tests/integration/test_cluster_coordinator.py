@@ -606,6 +606,32 @@ async def test_a_job_for_one_merchant_is_for_older_workers_too(bench: Bench) -> 
     assert {shard.protocol for shard in hosts.shards} == {1}
 
 
+async def test_a_rate_of_each_merchant_is_nothing_for_older_workers(portfolio: Bench) -> None:
+    """Even where all rows are the account's own: they would take no notice of it."""
+    portfolio.write("1,m", "2,m", header="invoice_id,merchant")
+    hosts = Hosts()
+    await portfolio.run(hosts.drive, rate_per_merchant=10.0, **MERCHANTS)
+    assert [(shard.protocol, shard.merchant_rate) for shard in hosts.shards] == [(2, 10.0)]
+    assert pairs(hosts).keys() == {(None, "1"), (None, "2")}
+
+
+async def test_an_earlier_coordinator_s_answers_are_those_of_its_merchants(portfolio: Bench) -> None:
+    """Another column may name another merchant for the same row: then nothing is known of that one."""
+    old = [Ask(0, "0", merchant_id="north"), Ask(1, "0", merchant_id="north")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(report(map(answer, old)))
+        await hosts.drive(coordinator)
+
+    _, summary = await portfolio.run(drive, **MERCHANTS)
+    assert ("north", "0") not in pairs(hosts)
+    assert pairs(hosts)["south", "0"] == 1
+    assert summary.tally.results == {Reason.CANCELED: 40}
+    assert summary.tally.is_conserved
+
+
 async def test_a_stopped_merchant_is_left_and_the_others_go_on(portfolio: Bench) -> None:
     """Its rows are handed out no more, and the summary tells how many are open."""
     hosts = Hosts(all_but_souths)
