@@ -238,6 +238,9 @@ def test_payloads_stay_below_temporal_s_limits() -> None:
     ids = ["".join(chance.choices(ID_ALPHABET, k=64)) for _ in range(MOST_ROWS)]
     asks = pack(Ask(number, invoice_id, is_in_doubt=True) for number, invoice_id in enumerate(ids))
     assert len(asks) < WARNED_AT / 4
+    merchants = ["".join(chance.choices(ID_ALPHABET, k=128)) for _ in range(MOST_ROWS)]
+    of_each = pack(Ask(number, ids[number], merchant_id=one) for number, one in enumerate(merchants))
+    assert len(of_each) < WARNED_AT, "each row of another merchant, with the longest name there may be"
     usual, worst = Packer(), Packer()
     raw = 0
     for number in range(MOST_ROWS):
