@@ -169,18 +169,23 @@ class Books:
         else:
             await self.write(invoice.unknown, invoice.case)
 
-    async def stop_merchants(self, stops: Iterable[MerchantStop]) -> None:
+    async def stop_merchants(self, stops: Iterable[MerchantStop]) -> bool:
         """Hand out no more of some merchants' invoices, and let those be that shards have left.
+
+        Returns:
+            Whether one of them was not stopped before.
 
         Raises:
             LedgerFaultError: The ledger can't take rows any more.
         """
+        is_news = False
         for stop in stops:
             if stop.merchant_id not in self.stopped:
+                is_news = True
                 self.stopped[stop.merchant_id] = stop.why
                 self._on_event(MerchantStopped(merchant_id=stop.merchant_id, why=stop.why))
         if not self.stopped:
-            return
+            return is_news
         kept: list[OpenInvoice] = []
         left: list[OpenInvoice] = []
         for invoice in self.again:
@@ -190,6 +195,7 @@ class Books:
         self.again.extend(kept)
         for invoice in left:
             await self.leave(invoice)
+        return is_news
 
     @property
     def stopped_merchants(self) -> tuple[StoppedMerchant, ...]:

@@ -106,11 +106,11 @@ class Intake:
         del books.out[out.shard.number]
         books.again.extend(out.invoices.values())
         try:
-            await books.stop_merchants(stops)
+            is_news = await books.stop_merchants(stops)
         except LedgerFaultError as exc:
             self._on_failure(exc)
             raise
-        return self._receipt(leaves_rest=bool(books.again))
+        return self._receipt(leaves_rest=bool(books.again), takes_back=is_news)
 
     def _is_of_one_merchant(self, out: ShardOut, stop: Stop) -> bool:
         """Tell whether a shard was stopped by what concerns its one merchant, while there are others.
@@ -133,9 +133,13 @@ class Intake:
         await self._books.write(result, case)
         del out.invoices[answer.number]
 
-    def _receipt(self, *, leaves_rest: bool) -> Receipt:
-        books = self._books
-        return Receipt(is_over=books.stopping.is_set(), leaves_rest=leaves_rest, score=books.score())
+    def _receipt(self, *, leaves_rest: bool, takes_back: bool = False) -> Receipt:
+        return Receipt(
+            is_over=self._books.stopping.is_set(),
+            leaves_rest=leaves_rest,
+            takes_back=takes_back,
+            score=self._books.score(),
+        )
 
 
 def _failure_of(report: ShardReport) -> SafetyStopError:

@@ -167,6 +167,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """Whether the coordinator wants to end: no shard is to go on."""
     leaves_rest: bool
     """Whether invoices of the shard are to be handed out again."""
+    takes_back: bool = False
+    """Whether shards that no worker has yet are to be gathered anew: a merchant was stopped."""
     score: Score
 
 

@@ -241,6 +241,8 @@ class AccountRun:
         self._has_to_wait = False
         if receipt.leaves_rest:
             self._is_at_end = False
+        if receipt.takes_back:
+            self._give_back()
         if receipt.is_over and not self._is_ending:
             self._is_ending = True
             self._recall()

@@ -20,6 +20,7 @@ from batchcancel.cluster.messages import (
     Issue,
     MerchantStop,
     Pulse,
+    Receipt,
     Shard,
     ShardReport,
     ShardRequest,
@@ -644,6 +645,27 @@ async def test_a_stopped_merchant_is_left_and_the_others_go_on(portfolio: Bench)
     # Those that were out, or lay ready, when it was told.
     assert sum(merchant == "south" for merchant, _ in pairs(hosts).elements()) < 20
     assert {count for (merchant, _), count in pairs(hosts).items() if merchant == "south"} == {1}
+
+
+async def test_shards_that_lie_ready_are_gathered_anew_once_a_merchant_is_stopped(portfolio: Bench) -> None:
+    """Nobody is to wait once more for a merchant that has an outage; told again, it is no news."""
+    receipts: list[Receipt] = []
+    anew = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        first, second, *ready = (await coordinator.next_shards(ShardRequest(offset=0))).shards
+        receipts.extend(
+            [await coordinator.commit_part(shard.number, all_but_souths(shard)) for shard in (first, second)]
+        )
+        for shard in ready:
+            await coordinator.commit_part(shard.number, ShardReport())
+        issue = await coordinator.next_shards(ShardRequest(offset=ready[-1].number + 1))
+        anew.shards.extend(issue.shards)
+        coordinator.stop("enough")
+
+    await portfolio.run(drive, window=2, **MERCHANTS)
+    assert [receipt.takes_back for receipt in receipts] == [True, False]
+    assert {merchant for merchant, _ in pairs(anew)} == {"north"}
 
 
 @pytest.mark.parametrize("kind", [CredentialsRefusedError, OutageTooLongError])

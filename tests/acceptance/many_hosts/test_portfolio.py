@@ -126,16 +126,20 @@ def test_killed_coordinator_of_many_merchants_goes_on_where_it_was(start_portfol
 
 def test_a_refused_merchant_stops_only_its_own_rows(start_portfolio: StartPortfolio) -> None:
     """It is listed with what it left open, exit 4; once it may, the same command asks those rows only."""
-    hosts = start_portfolio(merchants=_MERCHANTS[:2])
+    hosts = start_portfolio("--latency-ms", "50", merchants=_MERCHANTS[:2])
     write_merchants(hosts, 200)
-    hosts.worker()
-    submit = hosts.submit("--json", "--rate", "400")
+    hosts.worker(slots=1)
+    submit = hosts.submit("--json", "--shard-rows", "50")
     summary = json.loads(hosts.end(submit, 4))
     assert (summary["state"], summary["open"], summary["reasons"]) == ("stopped", 200, {"canceled": 400})
     (stopped,) = summary["stopped_merchants"]
     assert (stopped["merchant_id"], stopped["open"]) == ("west_shop", 200)
     assert b"1 of 3 merchants were stopped. west_shop: " in hosts.said(submit)
     assert {merchant for merchant, _ in committed_by_merchant(hosts)} == {"north_shop", "south_shop"}
+    # Two signed reads in each of the four shards of the window, and in what took the first one's place; the
+    # other three that lay ready were gathered anew.
+    refused = [request for request in hosts.simulator.requests() if request["http_status"] == 403]
+    assert 10 <= len(refused) < 16, "all eight would be sixteen"
 
 
 def test_each_merchant_keeps_its_rate_on_all_hosts_together(start_portfolio: StartPortfolio) -> None:
