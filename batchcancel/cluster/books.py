@@ -247,6 +247,7 @@ class Books:
             outcomes={outcome.value: outcomes[outcome] for outcome in Outcome},
             duration_s=round(monotonic() - self._began_at, 3),
             rate=self._shares.rate,
+            is_cut=self._shares.is_cut,
             amounts_canceled=self._amounts_canceled(),
             out=tuple(number for number, out in self.out.items() if not out.is_counted),
         )

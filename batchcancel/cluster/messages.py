@@ -110,6 +110,8 @@ class Pulse(Struct, frozen=True, kw_only=True):
     """Requests that have left and not come back."""
     allowed_rate: float | None
     """Requests a second that its share lets out now; None for no limit."""
+    set_rate: float | None
+    """What its share was to let out: less is allowed after refusals only."""
     held_by: str | None
     """Why nothing leaves at the moment: a ``PauseCause``; None if something may."""
     host: str
@@ -128,6 +130,8 @@ class Score(Struct, frozen=True, kw_only=True):
     """Since the job began in this coordinator."""
     rate: float | None = None
     """Requests a second of all shards together, as somebody asked for; None for no limit."""
+    is_cut: bool = False
+    """Whether shards begin with less than their part of it, since the service has refused some requests."""
     amounts_canceled: dict[str, str] = {}
     """Total amount of the invoices that were canceled, by currency."""
     out: tuple[int, ...] = ()

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from batchcancel.cluster.messages import Pulse, Score
-from batchcancel.cluster.shares import even_rate, rate_together
 from batchcancel.job.amounts import add_up
 from batchcancel.model import Outcome, PauseCause, Vitals, Workers
 
 _CAUSES: Final = {cause.value: cause for cause in PauseCause}
-_EXACT: Final = 0.99
-"""Shards that are allowed this part of their even share are not slowed down: they ramp and round."""
 
 
 class Pulses:
@@ -56,7 +53,7 @@ class Pulses:
         pulses = self._at_work
         return Vitals(
             in_flight=sum(pulse.in_flight for pulse in pulses),
-            allowed_rate=_allowed_rate(pulses, rate=score.rate, window=window),
+            allowed_rate=_allowed_rate(pulses, score, window=window),
             set_rate=score.rate,
             held_by=PauseCause.BY_HAND if is_paused else _held_by(pulses),
             amounts_canceled=self._amounts(score),
@@ -84,16 +81,20 @@ def _held_by(pulses: Sequence[Pulse]) -> PauseCause | None:
     return causes[0] if causes and None not in causes else None
 
 
-def _allowed_rate(pulses: Sequence[Pulse], *, rate: float | None, window: int) -> float | None:
+def _allowed_rate(pulses: Sequence[Pulse], score: Score, *, window: int) -> float | None:
     """Return what all may send together, were as many at work as may be.
 
-    Near the end of a job fewer are: that is no sign that the service has refused anything.
+    Near the end of a job, or where each merchant has a rate of its own, they send less: that is no sign that
+    the service has refused anything.
     """
     rates = [pulse.allowed_rate for pulse in pulses if pulse.allowed_rate is not None]
-    if not rates or len(rates) < len(pulses):
-        return rate
-    each = sum(rates) / len(rates)
-    even = even_rate(rate, window)
-    if even is not None and each >= _EXACT * even:
-        return rate
-    return rate_together(each, window)
+    if not rates or len(rates) < len(pulses) or not (score.is_cut or any(map(_is_cut, pulses))):
+        return score.rate
+    together = window * sum(rates) / len(rates)
+    return together if score.rate is None else min(together, score.rate)
+
+
+def _is_cut(pulse: Pulse) -> bool:
+    if pulse.allowed_rate is None:
+        return False
+    return pulse.set_rate is None or pulse.allowed_rate < pulse.set_rate

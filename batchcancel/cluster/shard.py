@@ -98,6 +98,7 @@ class ShardRun:
             amounts_canceled=self._answers.amounts.totals,
             in_flight=vitals.in_flight,
             allowed_rate=vitals.allowed_rate,
+            set_rate=vitals.set_rate,
             held_by=vitals.held_by,
             host=platform.node(),
             worker=self._worker,

@@ -48,18 +48,6 @@ def window_for(most: int, *, rate: float | None, concurrency: int, merchant_rate
     return max(1, window)
 
 
-def even_rate(rate: float | None, window: int) -> float | None:
-    """Return the requests a second of one shard where nothing was refused; None for no limit."""
-    if rate is None or window == 1:
-        return rate
-    return rate / window - 1 / _TOLERANCE
-
-
-def rate_together(each: float, window: int) -> float:
-    """Return the rate of which ``each`` is the even part."""
-    return each if window == 1 else window * (each + 1 / _TOLERANCE)
-
-
 class Shares:
     """The shares of the shards to come, lower after refusals and then slowly higher again."""
 
@@ -81,6 +69,11 @@ class Shares:
         self.window = window_for(
             self._most, rate=rate, merchant_rate=self._merchant_rate, concurrency=self._concurrency
         )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether shards begin with less than their even part."""
+        return self._bound is not None
 
     def next(self) -> Share:
         """Return the share of the next shard."""
@@ -111,4 +104,6 @@ class Shares:
             self._bound = raised if raised < (self._even(shared_out) or _UNBOUNDED) else None
 
     def _even(self, rate: float | None) -> float | None:
-        return even_rate(rate, self.window)
+        if rate is None or self.window == 1:
+            return rate
+        return rate / self.window - 1 / _TOLERANCE

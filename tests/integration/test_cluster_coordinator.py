@@ -359,6 +359,7 @@ async def test_answers_count_once_on_their_way_to_the_ledger(bench: Bench) -> No
                 amounts_canceled={"USD": "15.00"},
                 in_flight=4,
                 allowed_rate=None,
+                set_rate=None,
                 held_by=None,
                 host="h",
                 worker="h, process 1",

@@ -140,7 +140,7 @@ async def test_a_pulse_tells_what_goes_on_in_the_middle_of_a_shard(settings: Set
     middle, end = pulses[len(pulses) // 2], run.pulse()
     assert 0 < middle.outcomes["canceled"] < 20
     assert 1 <= middle.in_flight <= 2
-    assert (middle.shard, middle.allowed_rate, middle.held_by) == (7, 5000.0, None)
+    assert (middle.shard, middle.allowed_rate, middle.set_rate) == (7, 5000.0, 5000.0)
     assert (end.outcomes, end.in_flight, end.worker) == ({"canceled": 20}, 0, "h, process 1")
 
 

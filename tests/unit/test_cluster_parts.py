@@ -110,11 +110,13 @@ def test_later_shards_start_lower_after_a_refusal_and_recover() -> None:
     assert even is not None
     shares.learn(20.0)
     assert shares.next().rate == 20.0
+    assert shares.is_cut
     shares.learn(None)
     assert shares.next().rate == pytest.approx(22.0)
     for _ in range(20):
         shares.learn(None)
     assert shares.next().rate == even
+    assert not shares.is_cut
     shares.set_rate(40.0)
     assert shares.next().rate == pytest.approx(10 - 1 / 1.1)
 

@@ -32,6 +32,7 @@ def pulse(shard: int, **changes: Any) -> Pulse:
         amounts_canceled={"EUR": "1.50"},
         in_flight=2,
         allowed_rate=None,
+        set_rate=None,
         held_by=None,
         host="a",
         worker="a, process 1",
@@ -116,22 +117,32 @@ def test_job_is_held_if_all_its_shards_are(causes: list[str | None], held_by: Pa
 @pytest.mark.parametrize("window", [1, 4, 20])
 @pytest.mark.parametrize("at_work", [1, 2, 4])
 def test_limit_is_what_was_asked_for_as_long_as_nothing_is_refused(window: int, at_work: int) -> None:
-    """Fewer shards near the end are no sign of a refusal."""
-    shares = Shares(window, rate=300.0, concurrency=64)
-    share = shares.next().rate
-    assert share is not None
-    pulses = [pulse(number, allowed_rate=share * 0.995) for number in range(at_work)]  # it is still rising
-    vitals = together(*pulses, score=replace(SCORE, rate=300.0), window=window)
+    """Fewer shards near the end are no sign of a refusal, nor are merchants with a rate of their own."""
+    share = Shares(window, rate=300.0, concurrency=64).next().rate
+    pulses = [pulse(number, allowed_rate=share, set_rate=share) for number in range(at_work)]
+    merchant = pulse(at_work, allowed_rate=2.0, set_rate=2.0)
+    vitals = together(*pulses, merchant, score=replace(SCORE, rate=300.0), window=window)
     assert (vitals.allowed_rate, vitals.set_rate) == (300.0, 300.0)
 
 
-def test_limit_is_cut_after_refusals() -> None:
-    """Also of shards that begin with less than their even share."""
-    score = replace(SCORE, rate=300.0)
-    vitals = together(pulse(3, allowed_rate=40.0), pulse(4, allowed_rate=50.0), score=score)
-    assert vitals.allowed_rate == pytest.approx(4 * (45 + 1 / 1.1))
-    assert together(pulse(3), pulse(4, allowed_rate=9.0)).allowed_rate is None
-    assert together(pulse(3, allowed_rate=9.0), window=1).allowed_rate == 9.0
+@pytest.mark.parametrize(
+    ("rates", "score", "allowed"),
+    [
+        ([(40.0, 74.0), (50.0, 74.0)], replace(SCORE, rate=300.0), 180.0),
+        ([(40.0, 40.0), (50.0, 50.0)], replace(SCORE, rate=300.0, is_cut=True), 180.0),
+        ([(74.0, 74.0), (73.0, 74.0)], replace(SCORE, rate=250.0), 250.0),
+        ([(9.0, None)], SCORE, 36.0),
+        ([(9.0, None), (None, None)], SCORE, None),
+        ([], replace(SCORE, rate=300.0, is_cut=True), 300.0),
+    ],
+    ids=["refused", "begun-lower", "no-more-than-asked", "no-rate", "one-of-two", "nobody"],
+)
+def test_limit_is_cut_after_refusals(
+    rates: list[tuple[float | None, float | None]], score: Score, allowed: float | None
+) -> None:
+    """Also where shards begin with less than their even part."""
+    pulses = [pulse(number, allowed_rate=now, set_rate=asked) for number, (now, asked) in enumerate(rates)]
+    assert together(*pulses, score=score).allowed_rate == allowed
 
 
 # --- who follows it -------------------------------------------------------------------------------

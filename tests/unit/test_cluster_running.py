@@ -28,6 +28,7 @@ PULSE = Pulse(
     amounts_canceled={"USD": "3.00"},
     in_flight=1,
     allowed_rate=None,
+    set_rate=None,
     held_by=None,
     host="h",
     worker="h, process 1",
