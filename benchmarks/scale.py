@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ _SAMPLE_S: Final = 0.1
 _POINTS: Final = 300
 """Of a plot: more can't be told apart."""
 _REFUSED: Final = 2
+_MEMORY: Final = re.compile(r"^(VmRSS|VmHWM):\s+(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Sample:
     at_s: float
     """Since it began."""
     resident_mb: float
+    peak_mb: float
+    """VmHWM: the most memory that it has had resident so far."""
     ledger_mb: float
 
 
@@ -41,9 +45,15 @@ class Watched:
     exit_code: int
     wall_s: float
     cpu_s: float
-    peak_mb: float
-    """VmHWM: the most memory that it ever had resident."""
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample]
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that it ever had resident, but for what it took in its last tenth of a second.
+
+        What the system tells at a process's end would not do: it counts in whoever started it.
+        """
+        return self.samples[-1].peak_mb if self.samples else 0.0
 
 
 def measure(setting: Setting) -> Report:
@@ -149,24 +159,28 @@ def _watch(command: Command, folder: Path, *, expected: int, ledger: Path | None
         exit_code=process.returncode,
         wall_s=time.perf_counter() - began_at,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_mb=usage.ru_maxrss / 1024,
         samples=samples,
     )
 
 
 def _sample(pid: int, ledger: Path | None, samples: list[Sample], has_ended: threading.Event) -> None:
-    if ledger is None:
-        return
     began_at = time.perf_counter()
     while not has_ended.wait(_SAMPLE_S):
         try:
             status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         except OSError:
             return  # it has just ended
-        resident = next((line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")), None)
-        size = ledger.stat().st_size if ledger.exists() else 0
-        if resident is not None:
-            samples.append(Sample(time.perf_counter() - began_at, int(resident) / 1024, size / 1e6))
+        kilobytes = {name: int(size) for name, size in _MEMORY.findall(status)}
+        size = ledger.stat().st_size if ledger is not None and ledger.exists() else 0
+        if kilobytes:
+            samples.append(
+                Sample(
+                    at_s=time.perf_counter() - began_at,
+                    resident_mb=kilobytes["VmRSS"] / 1024,
+                    peak_mb=kilobytes["VmHWM"] / 1024,
+                    ledger_mb=size / 1e6,
+                )
+            )
 
 
 def _drawn(run: Watched, rows: int, ledger_mb: float) -> str:

@@ -78,11 +78,16 @@ class AccountRun:
         self._handed_in: dict[int, ShardReport] = {}
         """What came from workers that had been given up."""
         self._carriers: set[asyncio.Task[None]] = set()
+        self._defect: BaseException | None = None
+        """What no carrier should have met."""
 
     @workflow.run
     async def run(self, task: Task) -> Ended:
         """Move shards until there are no more, or somebody ends it."""
         while True:
+            if self._defect is not None:  # its own words may hold what no history may
+                kind = type(self._defect).__name__
+                raise ApplicationError(f"a defect in the program ({kind})", type=kind, non_retryable=True)
             if self._wants_more:
                 await self._fetch()
             elif not self._shards and (self._is_ending or self._is_at_end):
@@ -98,7 +103,9 @@ class AccountRun:
                     )
                 )
             else:
-                await workflow.wait_condition(lambda: self._wants_more or self._is_through)
+                await workflow.wait_condition(
+                    lambda: self._wants_more or self._is_through or self._defect is not None
+                )
 
     # --- what others ask of it --------------------------------------------------------------------
 
@@ -218,7 +225,13 @@ class AccountRun:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         carrier = asyncio.create_task(work)
         self._carriers.add(carrier)
-        carrier.add_done_callback(self._carriers.discard)
+        carrier.add_done_callback(self._land)
+
+    def _land(self, carrier: asyncio.Task[None]) -> None:
+        """Let go of a carrier; what it met would leave its shard out for ever, and the job waiting for it."""
+        self._carriers.discard(carrier)
+        if not carrier.cancelled() and (met := carrier.exception()) is not None:
+            self._defect = met
 
     async def _carry(self, shard: Shard) -> None:
         """Bring a shard's answers from its worker to the coordinator."""
@@ -250,8 +263,13 @@ class AccountRun:
 
     async def _await_report(self, shard: Shard) -> ShardReport:
         """Wait for the worker of a shard; whatever becomes of it, return what is known of the shard."""
+        handle = self._at_work[shard.number]
         try:
-            report: ShardReport = await self._at_work[shard.number]
+            report: ShardReport = await handle
+        except asyncio.CancelledError:
+            if not handle.cancelled():
+                raise
+            return ShardReport()  # taken back in the very moment in which it was sent on its way
         except ActivityError as exc:
             report = _report_of(exc)
             if isinstance(exc.cause, ActivityTimeoutError):
