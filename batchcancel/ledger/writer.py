@@ -67,8 +67,8 @@ class Ledger:
         self._max_pending = max_pending
         self._being_written = 0
         """Lines of the group on its way to disk."""
-        self._room = asyncio.Event()
-        """Set whenever there may be room again."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Who waits for room, in that order."""
         self._handed_over = 0
         self._told = 0
         """Of the lines that were handed over, those that are on disk and were told of."""
@@ -176,8 +176,7 @@ class Ledger:
             line = encode_skip(self._run_id, record)
         # Not a semaphore: it would take each line in and let each out by itself, for every row.
         while self._refusal is None and len(self._pending) + self._being_written >= self._max_pending:
-            self._room.clear()
-            await self._room.wait()
+            await self._wait_for_room()
         self._check_open()
         self._pending.append((line, record))
         self._handed_over += 1
@@ -251,6 +250,25 @@ class Ledger:
         if self._committer is not None and not self._committer.cancelled():
             self._committer.result()
 
+    async def _wait_for_room(self) -> None:
+        """Return once there may be room; somebody else may have taken it by then."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was this one's turn
+                self._let_in(1)
+            raise
+
+    def _let_in(self, count: int) -> None:
+        """Let so many look who wait for room: no more than may find some."""
+        while count > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
     def _check_open(self) -> None:
         if self._refusal is not None:
             raise LedgerWriteError(*self._refusal.args) from self._refusal
@@ -265,7 +283,7 @@ class Ledger:
 
     def _refuse(self, why: LedgerWriteError) -> None:
         self._refusal = self._refusal or why
-        self._room.set()
+        self._let_in(len(self._waiting))
 
     async def _commit_groups(
         self,
@@ -300,7 +318,7 @@ class Ledger:
         data = b"".join(line for line, _ in group)
         sync_s = await self._in_thread(partial(self._file.append, data))
         self._being_written = 0
-        self._room.set()
+        self._let_in(len(group))
         results = tuple(record for _, record in group if isinstance(record, Result))
         await on_commit(GroupCommitted(results=results, size_bytes=len(data), sync_s=sync_s))
         self._told += len(group)

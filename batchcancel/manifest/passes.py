@@ -160,7 +160,7 @@ class Manifest:
         number = start + row - 1
         first = survey.first_of(number)
         first_file, first_row = (None, None) if first is None else self._place(survey, first)
-        options, cells = self._options, record.cells
+        options, cells = self._options, record.cells or {}
         return ManifestRow(
             row=row,
             invoice_id=record.text,
@@ -169,9 +169,9 @@ class Manifest:
             duplicate_of_file=first_file,
             file=self._name(source),
             merchant_id=record.merchant_id,
-            keep=({column: cells[column] for column in options.keep} or None) if cells else None,
-            match=({field: cells[column] for field, column in options.match.items()} or None)
-            if cells
+            keep={column: cells[column] for column in options.keep} if options.keep else None,
+            match={field: cells[column] for field, column in options.match.items()}
+            if options.match
             else None,
             standing=Standing.TO_ASK if first is not None else survey.standing(number),
         )
