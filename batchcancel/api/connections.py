@@ -85,15 +85,11 @@ class Connections:
         """What tells whether bytes wait unread, for each connection that has been used."""
         self._distrusts_reuse = False
 
-    async def take(self, *, for_read: bool) -> Link:
+    async def take(self) -> Link:
         """Return a connection that is ready for a request; closing or releasing it is the caller's.
 
         A pooled connection on which bytes came while nobody was asking is closed: aiohttp would take
-        them for the next request's reply. The event loop has read what came until a moment ago.
-
-        Args:
-            for_read: Whether the system is asked too what came since. A read's reply is believed whatever it
-                names; a cancelation's only if it names its invoice, and a look-up decides otherwise.
+        them for the next request's reply.
 
         Raises:
             HostUntrustedError: The host's certificate is untrusted, expired or for another name.
@@ -103,7 +99,7 @@ class Connections:
         try:
             while True:
                 connection = await self._connector.connect(self._request, [], self._timeout)
-                link = self._fit(connection, for_read=for_read)
+                link = self._fit(connection)
                 if link is not None:
                     return link
                 connection.close()
@@ -127,7 +123,7 @@ class Connections:
         """Close every connection, those in use too."""
         await self._connector.close()
 
-    def _fit(self, connection: Connection, *, for_read: bool) -> Link | None:
+    def _fit(self, connection: Connection) -> Link | None:
         """Return a connection for use; None if it is not fit for any."""
         protocol = connection.protocol
         transport = None if protocol is None else protocol.transport
@@ -143,7 +139,7 @@ class Connections:
         # A pooled connection was quiet when it came back; what has come since, the end included, may
         # still be with the system.
         self._distrusts_reuse |= protocol.should_close
-        if self._distrusts_reuse or (for_read and poller.poll(0)):
+        if self._distrusts_reuse or poller.poll(0):
             return None
         return Link(connection, protocol, transport, was_used=True)
 

@@ -131,7 +131,7 @@ async def _connect(base_url: str, tls: ssl.SSLContext, proxy: str | None, timeou
     connections = Connections(request, limit=1, timeout_s=timeout_s, tls=tls)
     started = time.perf_counter()
     try:
-        link = await connections.take(for_read=True)
+        link = await connections.take()
         took_ms = (time.perf_counter() - started) * 1000
         tls_object = link.transport.get_extra_info("ssl_object")
         der = None if tls_object is None else tls_object.getpeercert(binary_form=True)

@@ -139,7 +139,7 @@ class Wire:
         exchange = _Exchange(max_bytes)
         self._deadlines.start(exchange)
         try:
-            link = await self._connections.take(for_read=method == "GET")
+            link = await self._connections.take()
             try:
                 data = self._head(method, target, headers, body) + (body or b"")
                 return await exchange.run(link, data)

@@ -23,7 +23,6 @@ from batchcancel.api.signing import Identity, JwtSigner, SharedSecret
 from batchcancel.api.wire import _Exchange
 from batchcancel.errors import NotSentError, ReplyLostError
 from batchcancel.model import Invoice, RequestKind
-from batchcancel.verdict import Facts, Send, judge_post
 
 if TYPE_CHECKING:
     from tests.conftest import RawRequest, StartRawServer
@@ -199,8 +198,9 @@ def _answer_with_a_stray_reply(
     stray_sent.set()
 
 
+@pytest.mark.parametrize("kind", [RequestKind.LOOK_UP, RequestKind.CANCEL])
 async def test_reply_that_waits_unread_in_the_system_answers_no_request(
-    start_raw_server: StartRawServer,
+    start_raw_server: StartRawServer, kind: RequestKind
 ) -> None:
     """The event loop was busy when a stray reply came: it is there, though nobody has seen it."""
     stray_sent = threading.Event()
@@ -210,27 +210,9 @@ async def test_reply_that_waits_unread_in_the_system_answers_no_request(
     async with _client(server.base_url) as client:
         first = await client.send(RequestKind.LOOK_UP, "1")
         assert stray_sent.wait(10)  # the loop stands still meanwhile
-        second = await client.send(RequestKind.LOOK_UP, "2")
+        second = await client.send(kind, "2")
     assert (first.invoice.status, second.invoice.status) == ("CREATED", "SENT")
     assert len(server.connections) == 2
-
-
-async def test_a_stray_reply_settles_no_cancelation(
-    start_raw_server: StartRawServer,
-) -> None:
-    """Whether the event loop has seen it or not: it names no invoice, and the look-up has its own reply."""
-    stray_sent = threading.Event()
-    server = start_raw_server(
-        lambda connection, request: _answer_with_a_stray_reply(connection, request, stray_sent)
-    )
-    async with _client(server.base_url) as client:
-        await client.send(RequestKind.LOOK_UP, "1")
-        assert stray_sent.wait(10)  # the loop stands still meanwhile
-        reply = await client.send(RequestKind.CANCEL, "2")
-        decision = judge_post(reply, Facts(invoice_id="2", posts_left=4, lookups_left=5))
-        own = await client.send(RequestKind.LOOK_UP, "2")
-    assert decision == Send(RequestKind.LOOK_UP)
-    assert own.invoice == Invoice(status="SENT")
 
 
 async def test_look_up_answered_for_another_invoice_is_repeated_on_an_unused_connection() -> None:
