@@ -140,7 +140,7 @@ def test_ctrl_c_ends_a_view_and_not_its_job(
 ) -> None:
     """With 130; and what is written to a file is lines, as ever."""
     hosts = start_hosts(server, *SLOW)
-    hosts.write_manifest(400)
+    hosts.write_manifest(1200)  # long enough for a slow machine to find it
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 20)
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_a_view_and_not_its_job(
     written = hosts.end(lines).splitlines()
     assert len(written) >= 3
     assert written[0].startswith(f"{name}: running, ")
-    assert written[-1].startswith(f"{name}: ended, 400 of 400 invoices")
+    assert written[-1].startswith(f"{name}: ended, 1,200 of 1,200 invoices")
     assert all("\x1b" not in line for line in written)
 
 
@@ -227,6 +227,11 @@ def rows_of(hosts: Hosts) -> list[dict[str, Any]]:
 def job_of(hosts: Hosts) -> str:
     """Return the name of the job whose ledger is in a folder."""
     ledger = str(hosts.folder / "ledger.jsonl")
-    hosts.wait_until(lambda: ledger in [one["ledger"] for one in hosts.jobs()])
-    (name,) = (one["job"] for one in hosts.jobs() if one["ledger"] == ledger)
-    return str(name)
+    names: list[str] = []
+
+    def is_found() -> bool:
+        names[:] = [one["job"] for one in hosts.jobs() if one["ledger"] == ledger]
+        return bool(names)
+
+    hosts.wait_until(is_found)
+    return names[0]
