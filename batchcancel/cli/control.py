@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,8 @@ def resume(job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engi
 @add_flags(())
 def set_rate(rate: float, job: str | None, **flags: Any) -> None:  # noqa: ANN401 - of the engine
     """Set how many requests a second a job may send, on all workers together."""
+    if math.isnan(rate):  # which no range keeps out
+        raise click.BadParameter("it has to be a number of requests a second.", param_hint="'RATE'")
     _tell(job, flags, "set_rate", rate, said=f"sends at most {rate:g} requests a second")
 
 

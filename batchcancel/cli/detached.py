@@ -43,10 +43,12 @@ async def detach(
     ledger = settings.ledger.absolute()
     out, err = (ledger.with_name(f"{ledger.name}.submit.{name}") for name in ("out", "err"))
     async with asking(options) as engine:
+        earlier = {job.first_run_id for job in await find_jobs(engine)}
         process = _start(arguments, out, err)
         while (code := process.poll()) is None:
             for job in await find_jobs(engine):
-                if (job.memo.ledger, job.memo.host) == (str(ledger), platform.node()):
+                is_this = (job.memo.ledger, job.memo.host) == (str(ledger), platform.node())
+                if is_this and job.first_run_id not in earlier:
                     say(f"{job.name} is held by process {process.pid}, whose summary goes to {out}.")
                     say(f"'batchcancel status --follow {job.name}' shows how far it is.")
                     write_out(f"{job.name}\n")

@@ -103,8 +103,8 @@ class Books:
         """Invoices that shards have left."""
         self.answered_earlier: Final[set[int]] = set()
         """Rows that an earlier coordinator's shards answered before they were read here, by number."""
-        self.doubted_earlier: Final[set[int]] = set()
-        """Rows of such shards whose cancelation may have been acted on, by number."""
+        self.doubted_earlier: Final[dict[int, Result]] = {}
+        """Rows of such shards that may have been acted on, by number: what is written if nobody looks."""
         self._settled_of: Counter[str | None] = Counter()
         """Results of invoices that were asked about, by merchant."""
         self.stopped: Final[dict[str | None, str]] = {}
@@ -220,6 +220,10 @@ class Books:
         self.out.clear()
         for invoice in left:
             await self.leave(invoice)
+        for number, result in self.doubted_earlier.items():
+            self.answered_earlier.add(number)
+            await self.write(result)
+        self.doubted_earlier.clear()
 
     def tally(self, *, rows: int) -> Tally:
         """Count what became of the rows so far.

@@ -26,6 +26,8 @@ from batchcancel.retry import Case, LeftOpen, Settled
 
 _LEAST_ROWS: Final = 100
 """Invoices of a shard that is slow, or near the end of a job."""
+_MOST_BYTES: Final = 1_200_000
+"""Of packed invoices that are out, but for the last shard: Temporal refuses a message of 2 MB."""
 _LASTS_S: Final = 15.0
 """How long a shard takes at most at the rate of its share, if one request an invoice is enough."""
 
@@ -98,12 +100,21 @@ class Dispatch:
             if request.offset < self._next_number:
                 return self._issue(given)
             # As many again lie ready, so that no worker waits for the coordinator between two shards.
-            while len(out) < 2 * self._shares.window and not self._books.stopping.is_set():
-                shard = await self._next_shard()
+            while self._has_room_for_one() and not self._books.stopping.is_set():
+                try:
+                    shard = await self._next_shard()
+                except Exception as exc:  # noqa: BLE001 - the run ends with it, see Coordinator.run
+                    self._on_failure(exc)
+                    break
                 if shard is None:
                     break
                 given.append(shard)
             return self._issue(given)
+
+    def _has_room_for_one(self) -> bool:
+        """Tell whether one more shard may be out: one message may have to carry all of them."""
+        out = self._books.out.values()
+        return len(out) < 2 * self._shares.window and sum(len(one.shard.rows) for one in out) < _MOST_BYTES
 
     def _issue(self, shards: list[Shard]) -> Issue:
         is_more = self._rows is not None or self._books.again
@@ -199,11 +210,13 @@ class Dispatch:
         if row.merchant_id in books.stopped:
             books.counts.left_open += 1
             return None
-        is_in_doubt = row.standing is Standing.TO_LOOK_UP or number in books.doubted_earlier
+        unknown = books.doubted_earlier.pop(number, None)
+        is_in_doubt = row.standing is Standing.TO_LOOK_UP or unknown is not None
         case = Case(row=row, next=RequestKind.CANCEL, doubted_earlier=is_in_doubt)
+        invoice = OpenInvoice(number=number, case=case, unknown=unknown)
         if await books.entrance.admit(case, stopping=books.stopping):
-            return OpenInvoice(number=number, case=case)
-        books.counts.left_open += 1
+            return invoice
+        await books.leave(invoice)
         if books.entrance.is_at_limit:
             self._rows = None
         return None

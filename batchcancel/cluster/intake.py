@@ -75,7 +75,7 @@ class Intake:
                 if row is None:
                     continue
                 if answer.reason is Reason.UNKNOWN and not books.stopping.is_set():
-                    books.doubted_earlier.add(answer.number)
+                    books.doubted_earlier[answer.number] = answer.result_for(row)
                     continue
                 await books.write(answer.result_for(row))
                 del self._adopted[answer.number]
@@ -94,7 +94,7 @@ class Intake:
         except LedgerFaultError as exc:
             self._on_failure(exc)
             raise
-        except ClusterError as exc:  # none of them was taken: their invoices stay open
+        except Exception as exc:  # noqa: BLE001 - the run ends with it; what was not taken stays open
             self._on_failure(exc)
         stops = [stop for stop in report.stopped_merchants if stop.merchant_id in out.merchants]
         if report.stop is not None:

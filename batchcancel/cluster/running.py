@@ -180,7 +180,7 @@ def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:
     for shard in found.raw_description.pending_activities:
         match shard.heartbeat_details.payloads:
             case [_, payload, *_]:
-                with suppress(msgspec.DecodeError):
+                with suppress(msgspec.DecodeError, KeyError):  # the SDK's, for an encoding that it has not
                     pulses += DATA_CONVERTER.payload_converter.from_payloads([payload], [Pulse])
             case _:
                 pass

@@ -6,6 +6,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -76,6 +77,8 @@ class ShardRun:
         self._answers = _Answers(known, on_full=self.stop)
         self._refused_at: float | None = None
         """The requests a second that were left after the last refusal; None if nothing was refused."""
+        self._is_told = asyncio.Event()
+        """Set once it is told to stop."""
         self._asks = unpack_asks(shard.rows)
         self._settings = _settings_for(shard, settings)
         self._fleet = self._build_fleet(keys, client, clock)
@@ -106,10 +109,12 @@ class ShardRun:
 
     def stop(self, why: str) -> None:
         """Let no new cancelation leave and drain what is in flight; ``run`` then returns what there is."""
+        self._is_told.set()
         self._fleet.stop(why)
 
     def abort(self, why: str) -> None:
         """Let nothing more leave at all, and wait for nothing."""
+        self._is_told.set()
         self._fleet.abort(why)
 
     async def run(self) -> ShardReport:
@@ -121,7 +126,9 @@ class ShardRun:
         Raises:
             Exception: A defect.
         """
-        await asyncio.sleep(self._interval_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval_s):
+                await self._is_told.wait()
         stop: Stop | None = None
         try:
             await self._fleet.run(_each(ask.row for ask in self._asks))

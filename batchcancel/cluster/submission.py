@@ -48,6 +48,8 @@ _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
 
 
+_FOR_GOOD: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNIMPLEMENTED})
+"""What a server says that would say the same of the same call."""
 _TAKE_OVER_S: Final = 60.0
 """How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
 _ENDED: Final = (
@@ -223,6 +225,8 @@ class Submission:
             except RPCError as exc:
                 if exc.status is RPCStatusCode.NOT_FOUND:
                     return None
+                if exc.status in _FOR_GOOD:
+                    raise ClusterError(f"Temporal does not take the job: {exc.status.name}.") from None
                 await _sleep_until(coordinator.aborting, _AGAIN_S)
         return None
 
@@ -293,12 +297,13 @@ class Submission:
 
         async with self._worker(running.queue, give_none, take):
             try:
+                packed = await self._persistently(
+                    coordinator, lambda: running.handle.query(AccountRun.shards_out)
+                )
+                # A pass over the manifest takes as long as it takes.
+                await coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
+                is_ready.set()
                 async with asyncio.timeout(_TAKE_OVER_S):
-                    packed = await self._persistently(
-                        coordinator, lambda: running.handle.query(AccountRun.shards_out)
-                    )
-                    await coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
-                    is_ready.set()
                     await self._persistently(coordinator, lambda: running.handle.signal(AccountRun.end))
                     await self._persistently(coordinator, running.handle.result)
             except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):

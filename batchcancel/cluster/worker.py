@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
-from time import time
 from typing import Final
 
 from msgspec.structs import replace
@@ -45,6 +46,10 @@ _LATE_CALL_S: Final = 1.0
 _SDK_HEARTBEAT_S: Final = 3.0
 """How often the SDK passes heartbeats on besides; by itself it would wait for half a minute or more."""
 _MOST_CONNECTIONS: Final = 500
+_CLOCK: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds that go on while the host is suspended, as Temporal's do; not so but on Linux."""
 
 
 class ShardWorker:
@@ -66,7 +71,7 @@ class ShardWorker:
         self._on_event = on_event
         self._keys = load_keys(settings)
         self.account: Final[Account] = account_of(settings, merchant_id=self._keys.identity.merchant_id)
-        self._clock = ServiceClock(time)
+        self._clock = ServiceClock(time.time)
         self._engine: Engine
         self._name = f"{platform.node()}, process {os.getpid()}"
         self._resources = AsyncExitStack()
@@ -118,9 +123,27 @@ class ShardWorker:
     async def run_shard(self, shard: Shard) -> ShardReport:
         """Bring the invoices of a shard to their ends, or to where somebody stops it."""
         self._check_shard(shard)
-        loop = asyncio.get_running_loop()
-        lease = Lease(loop.time)
-        run = ShardRun(
+        lease = Lease(_CLOCK)
+        try:
+            run = await self._open(shard, lease)
+        except Exception as exc:  # noqa: BLE001 - as below
+            raise _told(exc, b"") from None
+        handle = self._engine.get_async_activity_handle(task_token=activity.info().task_token)
+        beats = _Heartbeats(handle, run, lease, _CLOCK)
+        self._at_work.add(run)
+        try:
+            report = await _to_its_end(run, beats)
+        except Exception as exc:  # noqa: BLE001 - it goes on as what Temporal may keep of it
+            raise _told(exc, run.answers()) from None
+        finally:
+            self._at_work.discard(run)
+        if not lease.holds:
+            self._hand_in_late(shard.number, report)
+            raise ApplicationError("the worker was cut off", report.answers, type=CUT_OFF, non_retryable=True)
+        return report
+
+    async def _open(self, shard: Shard, lease: Lease) -> ShardRun:
+        return ShardRun(
             shard,
             settings=self._settings,
             keys=self._keys,
@@ -131,19 +154,6 @@ class ShardWorker:
             known=self._known,
             on_event=self._on_event,
         )
-        handle = self._engine.get_async_activity_handle(task_token=activity.info().task_token)
-        beats = _Heartbeats(handle, run, lease, loop.time)
-        self._at_work.add(run)
-        try:
-            report = await _to_its_end(run, beats)
-        except Exception as exc:  # noqa: BLE001 - it goes on as what Temporal may keep of it
-            raise _told(exc, run) from None
-        finally:
-            self._at_work.discard(run)
-        if not lease.holds:
-            self._hand_in_late(shard.number, report)
-            raise ApplicationError("the worker was cut off", report.answers, type=CUT_OFF, non_retryable=True)
-        return report
 
     def _hand_in_late(self, number: int, report: ShardReport) -> None:
         """Tell the workflow itself what a shard has that Temporal may have given up, once it can be told."""
@@ -298,8 +308,8 @@ class _Heartbeats:
         self._run.stop("the worker is going")
 
 
-def _told(exc: Exception, run: ShardRun) -> ApplicationError:
+def _told(exc: Exception, answers: bytes) -> ApplicationError:
     """Return what Temporal may keep of a failure: a defect's own words may hold what nobody may read."""
     is_ours = isinstance(exc, BatchCancelError)
     why = str(exc) if is_ours else f"a defect in the program ({type(exc).__name__})"
-    return ApplicationError(why, run.answers(), type=type(exc).__name__, non_retryable=True)
+    return ApplicationError(why, answers, type=type(exc).__name__, non_retryable=True)

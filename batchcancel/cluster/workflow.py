@@ -7,6 +7,7 @@ module is imported again in Temporal's sandbox, and whatever it does is done aga
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -66,6 +67,8 @@ class AccountRun:
         self._is_canceled = False
         self._is_renewing = False
         self._is_at_end = False
+        self._has_got_rest = False
+        """Whether a shard has left invoices since the coordinator was last asked for more."""
         self._has_to_wait = False
         """Whether the coordinator has nothing more until a shard comes back."""
         self._window = 1
@@ -123,8 +126,9 @@ class AccountRun:
     @workflow.signal
     def set_rate(self, rate: float) -> None:
         """Share out another rate, requests a second, from now on: shards that are out come back first."""
-        self._rate = rate
-        self._recall()
+        if 0 < rate < math.inf:  # whoever may use the namespace may send a signal
+            self._rate = rate
+            self._recall()
 
     @workflow.signal
     def hand_in(self, number: int, report: ShardReport) -> None:
@@ -179,6 +183,7 @@ class AccountRun:
     async def _fetch(self) -> None:
         """Ask the coordinator for the next shards, and send each on its way."""
         asked_with = self._rate
+        self._has_got_rest = False
         issue = await workflow.execute_activity(
             "next_shards",
             ShardRequest(offset=self._offset, rate=asked_with),
@@ -188,7 +193,8 @@ class AccountRun:
         )
         self._score = issue.score
         self._window = issue.window
-        self._is_at_end = issue.is_end
+        # Answers may have overtaken this one, and left invoices that it does not know of.
+        self._is_at_end = issue.is_end and not self._has_got_rest
         for shard in issue.shards:
             self._shards[shard.number] = shard
             self._offset = shard.number + 1
@@ -254,6 +260,7 @@ class AccountRun:
         self._has_to_wait = False
         if receipt.leaves_rest:
             self._is_at_end = False
+            self._has_got_rest = True
         if receipt.takes_back:
             self._give_back()
         if receipt.is_over and not self._is_ending:

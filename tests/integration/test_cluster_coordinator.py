@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import string
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -765,3 +767,36 @@ async def test_a_shard_lasts_no_longer_for_the_rate_of_a_merchant(portfolio: Ben
     hosts = Hosts()
     await portfolio.run(hosts.drive, window=1, shard_rows=1000, rate_per_merchant=10.0, **MERCHANTS)
     assert [shard.count for shard in hosts.shards] == [150, 150, 100]
+
+
+async def test_one_message_may_carry_all_shards_that_are_out(bench: Bench) -> None:
+    """Temporal refuses one of 2 MB, and the longest ids of the widest window would be three."""
+    draw = random.Random(7)  # noqa: S311 - nothing secret
+    bench.write(*("".join(draw.choices(string.ascii_letters + string.digits, k=64)) for _ in range(30_000)))
+    sizes: list[int] = []
+
+    async def drive(coordinator: Coordinator) -> None:
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        sizes.extend(len(shard.rows) for shard in issue.shards)
+        coordinator.stop("enough")
+
+    await bench.run(drive, window=32, shard_rows=1000, concurrency=64)
+    assert 1_000_000 < sum(sizes) < 1_500_000
+
+
+async def test_a_doubt_of_an_earlier_shard_is_written_where_the_job_stops_first(bench: Bench) -> None:
+    """The next run begins with a look-up of it, as after any other stop."""
+    bench.write("1", "2", "3")
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(1, "2")])
+        await coordinator.commit_adopted(report([answer(Ask(1, "2"), Reason.UNKNOWN)]))
+        coordinator.stop("SIGTERM")
+
+    _, summary = await bench.run(drive)
+    assert summary.tally.results == {Reason.UNKNOWN: 1}
+    assert summary.tally.open == 2
+    assert summary.tally.is_conserved
+    assert [(row["invoice_id"], row["reason"]) for row in bench.rows() if row["type"] == "result"] == [
+        ("2", "unknown")
+    ]

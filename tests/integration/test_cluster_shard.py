@@ -335,3 +335,16 @@ async def test_each_merchant_keeps_its_share_of_a_rate(settings: Settings) -> No
     await shard_run(settings, Portfolio(), held(), **shard).run()
     took_s = time.monotonic() - began_at
     assert took_s > 10 / (1.1 * 20) - 0.1  # ten invoices and a read for each
+
+
+async def test_a_stop_reaches_a_shard_that_waits_for_its_first_request(settings: Settings) -> None:
+    """At so low a rate that would be after a minute and a half, and a worker has eight seconds to go."""
+    service = Service()
+    run = shard_run(settings, service, held(), rate=0.01)
+    working = asyncio.create_task(run.run())
+    await asyncio.sleep(0.05)
+    run.stop("the worker is going")
+    async with asyncio.timeout(5):
+        report = await working
+    assert unpack_answers(report.answers) == []
+    assert service.canceled == 0

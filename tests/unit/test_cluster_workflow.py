@@ -10,7 +10,7 @@ import pytest
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from batchcancel.cluster.messages import Account, Conditions, Receipt, Score, Shard, ShardReport, Task
+from batchcancel.cluster.messages import Account, Conditions, Issue, Receipt, Score, Shard, ShardReport, Task
 from batchcancel.cluster.workflow import AccountRun
 
 SHARD = Shard(
@@ -96,3 +96,38 @@ async def test_a_defect_ends_the_job_instead_of_leaving_a_shard_out(
             await run.run(TASK)
     assert str(raised.value) == "KeyError: a defect in the program (KeyError)"
     assert settled == []
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -1.0])
+async def test_a_rate_that_is_none_is_not_taken(settled: list[Any], rate: float) -> None:
+    """Whoever may use the namespace may send a signal; the coordinator could do nothing with such a rate."""
+    run = holding(SHARD)
+    run.set_rate(rate)
+    assert run._rate is None
+    assert settled == []
+    run.set_rate(10.0)
+    assert run._rate == 10.0
+
+
+async def test_answers_that_overtake_an_end_are_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch, settled: list[Any]
+) -> None:
+    """The coordinator had said that there was nothing more; then a shard left something."""
+    take = workflow.execute_activity
+    run = holding(SHARD)
+
+    async def answer(name: str, *_: object, **more: Any) -> Any:
+        if name == "commit_part":
+            return await take(name, **more)
+        await run._settle(run._shards[0], ShardReport())
+        return Issue(shards=(), is_end=True, window=1, score=Score(to_settle=1))
+
+    async def sleep(_seconds: float) -> None:
+        return
+
+    monkeypatch.setattr(workflow, "execute_activity", answer)
+    monkeypatch.setattr(workflow, "sleep", sleep)
+    run._ready.clear()
+    await run._fetch()
+    assert settled == [[0, ShardReport()]]
+    assert not run._is_at_end
