@@ -198,6 +198,38 @@ def test_compose_database_is_the_one_that_temporal_is_told(compose: dict[str, An
     assert _yaml(project / source) == {"limit.maxIDLength": [{"value": 255}]}
 
 
+@pytest.mark.parametrize("fails", [None, "create", "setup-schema", "update-schema"])
+def test_compose_makes_both_schemas_or_says_that_it_did_not(
+    fails: str | None, compose: dict[str, Any], clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The job's script, with a double of the tool: each database in order, and no server after a failure."""
+    tool, log = tmp_path / "temporal-sql-tool", tmp_path / "calls"
+    tool.write_text(f'#!/bin/sh\necho "$@" >>{log}\ntest "$3" != "{fails}"\n', encoding="utf-8")
+    tool.chmod(0o755)
+    service = compose["services"]["temporal-schema"]
+    done = subprocess.run(
+        [*service["entrypoint"], *(text.replace("$$", "$") for text in service["command"])],
+        env=clean_environment | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    calls = log.read_text(encoding="utf-8").splitlines()
+    if fails is not None:
+        assert done.returncode != 0
+        assert [call.split()[2] for call in calls].count(fails) == 1
+        assert calls[-1].split()[2] == fails
+        return
+    assert done.returncode == 0, done.stderr
+    versioned = "/etc/temporal/schema/postgresql/v12/{}/versioned"
+    for database, name in (("temporal", "temporal"), ("temporal_visibility", "visibility")):
+        assert [call for call in calls if call.startswith(f"--db {database} ")] == [
+            f"--db {database} create",
+            f"--db {database} setup-schema -v 0.0",
+            f"--db {database} update-schema -d {versioned.format(name)}",
+        ]
+
+
 def test_compose_worker_waits_for_the_simulator_on_its_loopback(compose: dict[str, Any]) -> None:
     """The worker shares the healthy simulator's network, sees the samples read-only, keeps its ledger."""
     worker = compose["services"]["worker"]
