@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from batchcancel.pipeline import DRAIN_S
 if TYPE_CHECKING:
     from tests.acceptance.conftest import (
         ReadLedger,
+        RunCommand,
         StartSimulator,
     )
     from tests.acceptance.many_hosts.conftest import Server
@@ -39,6 +41,41 @@ def test_sample_of_workers_is_what_kubernetes_and_the_command_take(project: Path
     assert command is not None
     values = command.make_context(name, arguments).params
     assert values["temporal_namespace"] == "batchcancel"
+
+
+def test_sample_of_workers_is_given_what_is_there_and_no_more_rights(project: Path) -> None:
+    """Configuration and secret are those of the other sample; nothing can be written, and nobody is root."""
+    folder = project / "samples" / "kubernetes"
+    pod, configuration, secret = (
+        yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+        for name in ("workers/deployment.yaml", "configuration.yaml", "secret.yaml")
+    )
+    spec = pod["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["configuration"]["configMap"]["name"] == configuration["metadata"]["name"]
+    assert volumes["secret"]["secret"] == {"secretName": secret["metadata"]["name"], "defaultMode": 0o440}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert all(mount["readOnly"] for mount in mounts.values())
+    (variable,) = container["env"]
+    assert variable["name"] == "BATCHCANCEL_SHARED_SECRET_FILE"
+    assert variable["value"] in {f"{mounts['secret']['mountPath']}/{key}" for key in secret["stringData"]}
+    arguments = container["args"]
+    file = Path(arguments[arguments.index("--config") + 1])
+    assert str(file.parent) == mounts["configuration"]["mountPath"]
+    profiles = tomllib.loads(configuration["data"][file.name])["profile"]
+    assert arguments[arguments.index("--profile") + 1] in profiles
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    dockerfile = (project / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"USER {spec['securityContext']['runAsUser']}:" in dockerfile
+    assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+    assert "memory" in container["resources"]["limits"]
 
 
 # --- the profile of the compose file --------------------------------------------------------------
@@ -109,7 +146,11 @@ def test_compose_makes_the_namespace_once(containers: Containers, namespace: str
 
 
 def test_compose_workers_do_the_sample(
-    containers: Containers, command_path: Path, read_ledger: ReadLedger, tmp_path: Path
+    containers: Containers,
+    command_path: Path,
+    read_ledger: ReadLedger,
+    run_command: RunCommand,
+    tmp_path: Path,
 ) -> None:
     """Three workers and a coordinator, by the commands and variables of the file, to a complete ledger."""
     with contextlib.ExitStack() as stack:
@@ -138,3 +179,5 @@ def test_compose_workers_do_the_sample(
     accounted = [line["row"] for line in ledger if line["type"] in {"result", "skip"}]
     assert sorted(accounted) == list(range(1, rows + 1))
     assert (ledger[-1]["type"], ledger[-1]["state"]) == ("end", "complete")
+    verified = run_command("verify", "cluster.ledger.jsonl")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
