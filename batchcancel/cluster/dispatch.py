@@ -126,8 +126,15 @@ class Dispatch:
         )
 
     async def _next_shard(self) -> Shard | None:
-        """Gather a shard's invoices; None if there are none for now."""
+        """Gather a shard; None if there are no invoices for now. A failure leaves them in hand."""
         invoices: list[OpenInvoice] = []
+        try:
+            return await self._gather(invoices)
+        except BaseException:
+            self._books.again.extend(invoices)
+            raise
+
+    async def _gather(self, invoices: list[OpenInvoice]) -> Shard | None:
         share = self._shares.next()
         most, most_of_each = self._shard_size(share), _most_rows(share.merchant_rate)
         rows_of: Counter[str | None] = Counter()
@@ -190,7 +197,12 @@ class Dispatch:
                 return None
             number = self._books.counts.rows_read
             self._books.counts.rows_read += 1
-            if (invoice := await self._admit(number, row)) is not None:
+            try:
+                invoice = await self._admit(number, row)
+            except BaseException:
+                self._books.counts.left_open += 1
+                raise
+            if invoice is not None:
                 return invoice
         return None
 

@@ -155,8 +155,15 @@ def pack(lines: Iterable[Ask]) -> bytes:
 
 
 def unpack_asks(packed: bytes) -> list[Ask]:
-    """Return the invoices of a shard, in their order."""
-    return _ASKS.decode_lines(_lines(packed))
+    """Return the invoices of a shard, in their order.
+
+    Raises:
+        ClusterError: They are none that this version knows.
+    """
+    try:
+        return _ASKS.decode_lines(_lines(packed))
+    except (msgspec.MsgspecError, zlib.error):
+        raise ClusterError("These invoices were not packed by this version of batchcancel.") from None
 
 
 def unpack_answers(packed: bytes) -> list[Answer]:

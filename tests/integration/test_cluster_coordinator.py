@@ -40,7 +40,9 @@ from batchcancel.errors import (
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.ledger.disk import Disk
-from batchcancel.model import PauseCause, Reason, ResolvedBy, RunState, RunSummary
+from batchcancel.model import PauseCause, Reason, ResolvedBy, Result, RunState, RunSummary
+from batchcancel.pipeline import Entrance
+from batchcancel.retry import Case
 from batchcancel.settings import load_settings
 
 ACCOUNT = Account(env="sandbox", host="127.0.0.1:9", merchant_id="m")
@@ -800,3 +802,41 @@ async def test_a_doubt_of_an_earlier_shard_is_written_where_the_job_stops_first(
     assert [(row["invoice_id"], row["reason"]) for row in bench.rows() if row["type"] == "result"] == [
         ("2", "unknown")
     ]
+
+
+async def test_a_defect_while_rows_are_gathered_ends_the_job_with_every_row_accounted_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal would call again and again, and nobody would be told; the ledger is ended as in a run."""
+    bench.write(*map(str, range(20)))
+    admit = Entrance.admit
+
+    async def fail_late(entrance: Entrance, case: Case, *, stopping: asyncio.Event) -> bool:
+        if case.row.invoice_id == "15":
+            raise KeyError(case.row.invoice_id)
+        return await admit(entrance, case, stopping=stopping)
+
+    monkeypatch.setattr(Entrance, "admit", fail_late)
+    with pytest.raises(KeyError):
+        await bench.run(Hosts().drive, window=1)
+    end = bench.rows()[-1]
+    assert (end["type"], end["state"], end["why"]) == ("end", "stopped", "a defect in the program")
+    assert (end["counts"]["canceled"], end["counts"]["open"], end["counts"]["rows"]) == (10, 10, 20)
+
+
+async def test_a_defect_while_answers_are_taken_ends_the_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken before it is in the ledger."""
+    bench.write("1", "2")
+    write = Books.write
+
+    async def fail_at_two(books: Books, result: Result, case: Case | None = None) -> None:
+        if result.invoice_id == "2":
+            raise KeyError("2")
+        await write(books, result, case)
+
+    monkeypatch.setattr(Books, "write", fail_at_two)
+    with pytest.raises(KeyError):
+        await bench.run(Hosts().drive)
+    assert bench.results() == {"1": 1}

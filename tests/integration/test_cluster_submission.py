@@ -532,3 +532,14 @@ async def _waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(submission, "_sleep_until", wait)
     return waited
+
+
+async def test_what_the_server_refuses_for_good_is_not_asked_again(bench: Bench) -> None:
+    """Such as a name that is too long for it: it would say the same for ever."""
+    bench.temporal.fates["start_workflow"] = [RPCError("too long", RPCStatusCode.INVALID_ARGUMENT, b"")]
+    async with asyncio.timeout(20):
+        summary = await bench.run()
+    assert summary.state is RunState.STOPPED
+    assert summary.why is not None
+    assert "INVALID_ARGUMENT" in summary.why
+    assert bench.temporal.calls.count("start_workflow") == 1
