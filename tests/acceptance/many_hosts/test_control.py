@@ -51,10 +51,13 @@ def test_job_is_watched_paused_and_ended_by_others(server: Server, start_hosts: 
 def test_detached_job_goes_on_by_itself(server: Server, start_hosts: StartHosts) -> None:
     """The command returns once the job is there; its end stands in its summary and its ledger."""
     hosts = start_hosts(server, "--latency-ms", "20")
-    ids = hosts.write_manifest(200)
+    ids = hosts.write_manifest(1000)
     hosts.worker()
     (name,) = hosts.end(hosts.submit("--rate", "100", "--detach")).split()
     assert [one["ledger"] for one in hosts.jobs(name)] == [str(hosts.folder / "ledger.jsonl")]
+    second = hosts.submit("--rate", "100", "--detach")
+    hosts.end(second, 5)
+    assert b"has ended already, with exit code 5" in hosts.said(second), "the first one's job is not its own"
     followed = hosts.end(hosts.start("status", "--follow", name))
     assert followed.startswith(f"{name}: running")
     summary = hosts.folder / "ledger.jsonl.submit.out"
