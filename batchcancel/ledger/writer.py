@@ -32,6 +32,7 @@ from batchcancel.ledger.record import (
     encode_run,
     encode_skip,
 )
+from batchcancel.ledger.room import Room
 from batchcancel.model import GroupCommitted, Result, RunState, Skip, utc_text
 
 T = TypeVar("T")
@@ -64,11 +65,7 @@ class Ledger:
         self._now = now
         self._run_id = ""
         self._pending: list[tuple[bytes, Result | Skip]] = []
-        self._max_pending = max_pending
-        self._being_written = 0
-        """Lines of the group on its way to disk."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        """Who waits for room, in that order."""
+        self._room = Room(max_pending)
         self._handed_over = 0
         self._told = 0
         """Of the lines that were handed over, those that are on disk and were told of."""
@@ -174,10 +171,10 @@ class Ledger:
             line = encode_result(self._run_id, record)
         else:
             line = encode_skip(self._run_id, record)
-        # Not a semaphore: it would take each line in and let each out by itself, for every row.
-        while self._refusal is None and len(self._pending) + self._being_written >= self._max_pending:
-            await self._wait_for_room()
+        while self._refusal is None and self._room.is_full:
+            await self._room.wait()
         self._check_open()
+        self._room.take()
         self._pending.append((line, record))
         self._handed_over += 1
         if len(self._pending) >= self._group_lines:
@@ -250,25 +247,6 @@ class Ledger:
         if self._committer is not None and not self._committer.cancelled():
             self._committer.result()
 
-    async def _wait_for_room(self) -> None:
-        """Return once there may be room; somebody else may have taken it by then."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it was this one's turn
-                self._let_in(1)
-            raise
-
-    def _let_in(self, count: int) -> None:
-        """Let so many look who wait for room: no more than may find some."""
-        while count > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                count -= 1
-
     def _check_open(self) -> None:
         if self._refusal is not None:
             raise LedgerWriteError(*self._refusal.args) from self._refusal
@@ -283,7 +261,7 @@ class Ledger:
 
     def _refuse(self, why: LedgerWriteError) -> None:
         self._refusal = self._refusal or why
-        self._let_in(len(self._waiting))
+        self._room.let_all_in()
 
     async def _commit_groups(
         self,
@@ -314,11 +292,9 @@ class Ledger:
             self._timer.cancel()
         if self._pending:
             self._due.set()
-        self._being_written = len(group)
         data = b"".join(line for line, _ in group)
         sync_s = await self._in_thread(partial(self._file.append, data))
-        self._being_written = 0
-        self._let_in(len(group))
+        self._room.give_back(len(group))
         results = tuple(record for _, record in group if isinstance(record, Result))
         await on_commit(GroupCommitted(results=results, size_bytes=len(data), sync_s=sync_s))
         self._told += len(group)

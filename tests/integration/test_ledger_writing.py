@@ -28,6 +28,7 @@ from batchcancel.ledger import disk as disk_module
 from batchcancel.ledger.disk import Disk
 from batchcancel.ledger.reader import recover
 from batchcancel.ledger.record import RunRecord, encode_result, encode_run, encode_skip
+from batchcancel.ledger.room import Room
 from batchcancel.ledger.writer import Ledger
 from batchcancel.model import GroupCommitted, Outcome, Reason, Result, RunState, Skip, SkipReason
 
@@ -457,49 +458,19 @@ async def test_many_who_wait_are_let_in_as_there_is_room(
 ) -> None:
     """Each of five hundred is woken about once, not with every group; and all rows are written."""
     waits: list[None] = []
-    wait_for_room = Ledger._wait_for_room
+    wait = Room.wait
 
-    async def counted(ledger: Ledger) -> None:
+    async def counted(room: Room) -> None:
         waits.append(None)
-        await wait_for_room(ledger)
+        await wait(room)
 
-    monkeypatch.setattr(Ledger, "_wait_for_room", counted)
+    monkeypatch.setattr(Room, "wait", counted)
     async with await Ledger.open(path, max_pending=6, group_wait_s=0) as ledger:
         await listener.begin(ledger)
         await asyncio.gather(*(ledger.append(result(row)) for row in range(500)))
         await ledger.end(state=RunState.COMPLETE, counts={})
     assert sorted(listener.rows) == list(range(500))
     assert len(waits) < 1000
-
-
-async def test_who_is_cancelled_when_let_in_lets_the_next_one_in(
-    path: Path, listener: Listener, slow: SlowDisk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its room would stay empty otherwise, and the next one wait for ever where no other group comes."""
-    let_in = Ledger._let_in
-    counts: list[int] = []
-
-    def let_in_and_cancel(ledger: Ledger, count: int) -> None:
-        let_in(ledger, count)
-        if not counts:
-            first.cancel()
-        counts.append(count)
-
-    async with await Ledger.open(path, max_pending=1, group_wait_s=0, disk=Disk(sync=slow.sync)) as ledger:
-        await listener.begin(ledger)
-        slow.shut()
-        await ledger.append(result(1))
-        await slow.until_syncing()
-        first, second = (asyncio.create_task(ledger.append(result(row))) for row in (2, 3))
-        await turns()
-        monkeypatch.setattr(Ledger, "_let_in", let_in_and_cancel)
-        slow.open.set()
-        async with asyncio.timeout(10):
-            await second
-        assert first.cancelled()
-        await ledger.end(state=RunState.COMPLETE, counts={})
-    assert listener.rows == [1, 3]
-    assert counts[:2] == [1, 1]
 
 
 async def test_short_writes_are_completed(path: Path, listener: Listener) -> None:
