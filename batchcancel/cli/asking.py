@@ -11,6 +11,7 @@ from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.job_words import exit_code_of, json_line, sentence
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.running import LOOK_EVERY_S, asking, find_jobs, the_job
+from batchcancel.errors import BatchCancelError
 from batchcancel.observe.progress import can_show_a_view
 from batchcancel.settings.engine import EngineOptions
 
@@ -49,18 +50,43 @@ async def show_jobs(
 async def _write_lines(
     jobs: Sequence[FollowedJob], line: Callable[[FollowedJob], str], *, is_followed: bool
 ) -> int:
+    """Write a line for each job, again and again until they have ended if they are followed.
+
+    What befalls one job keeps nobody from hearing of the others; it is raised at the end.
+    """
     code = int(ExitCode.DONE)
+    failures: list[BatchCancelError] = []
     while jobs:
+        going_on = []
         for job in jobs:
-            await job.look()
-            write_out(f"{line(job)}\n")
+            try:
+                await _write_line(job, line, is_followed=is_followed)
+            except BatchCancelError as exc:
+                failures.append(exc)
+                continue
+            code = max(code, exit_code_of(job))
+            if job.ended is None:
+                going_on.append(job)
         if not is_followed:
             break
-        code = max(code, *(exit_code_of(job) for job in jobs))
-        jobs = [job for job in jobs if job.ended is None]
+        jobs = going_on
         if jobs:
             await asyncio.sleep(LOOK_EVERY_S)
+    for failure in failures[1:]:
+        say(str(failure), fg="yellow")
+    if failures:
+        raise failures[0]
     return code
+
+
+async def _write_line(job: FollowedJob, line: Callable[[FollowedJob], str], *, is_followed: bool) -> None:
+    if is_followed:
+        if said := await job.look_patiently():
+            say(said, fg="yellow")
+    else:
+        await job.look()
+    if not job.is_silent:
+        write_out(f"{line(job)}\n")
 
 
 async def tell_job(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from batchcancel.cli import exit_codes, say, write_out
 from batchcancel.cli.job_words import exit_code_of, sentence
@@ -14,9 +13,6 @@ from batchcancel.cluster.running import LOOK_EVERY_S
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.observe.progress import show_progress
 from batchcancel.observe.watched import Watched
-
-_PATIENCE_S: Final = 60.0
-"""A server or a coordinator that is started again may take so long to answer."""
 
 
 async def show_until_its_end(job: FollowedJob, received: list[int]) -> int:
@@ -81,20 +77,10 @@ class _View:
 
     async def _keep_fresh(self) -> None:
         """Look again and again until the job has ended; one that does not answer gets some time to."""
-        clock = asyncio.get_running_loop().time
-        silent_since: float | None = None
         while self._job.ended is None:
             await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await self._job.look()
-            except EngineError as exc:
-                if silent_since is None:
-                    silent_since = clock()
-                    say(f"{exc} It is asked again.", fg="yellow")
-                elif clock() > silent_since + _PATIENCE_S:
-                    raise
-            else:
-                silent_since = None
+            if said := await self._job.look_patiently():
+                say(said, fg="yellow")
 
     def _tell(self, signal: str) -> None:
         task = asyncio.create_task(self._told(signal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from batchcancel.errors import ClusterError, EngineError
 from batchcancel.model import Outcome, Vitals
 
 _CALL: Final = timedelta(seconds=5)
+_PATIENCE_S: Final = 60.0
+"""A server or a coordinator that is started again may take so long to answer."""
 
 
 class FollowedJob:
@@ -33,6 +36,7 @@ class FollowedJob:
         self._pulses = Pulses()
         self._wish: bool | None = None
         """Whether it is to be paused, while it is told so."""
+        self._silent_since: float | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +61,34 @@ class FollowedJob:
             if exc.status is RPCStatusCode.NOT_FOUND:
                 raise ClusterError(self._was_ended) from None
             raise EngineError("Temporal can't be reached any more.") from None
+
+    async def look_patiently(self) -> str | None:
+        """Find out how it goes; where nobody answers, that is endured for a while.
+
+        Returns:
+            None, or a sentence where it has just fallen silent.
+
+        Raises:
+            ClusterError: As ``look`` says.
+            EngineError: Nobody has answered for 60 s.
+        """
+        try:
+            await self.look()
+        except EngineError as exc:
+            now = time.monotonic()
+            if self._silent_since is None:
+                self._silent_since = now
+                return f"{exc} It is asked again."
+            if now > self._silent_since + _PATIENCE_S:
+                raise
+        else:
+            self._silent_since = None
+        return None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody answered when it was looked at last: what is known of it is older."""
+        return self._silent_since is not None
 
     async def tell(self, signal: str) -> None:
         """Have it paused or resumed.
