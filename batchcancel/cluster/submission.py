@@ -76,6 +76,8 @@ class Submission:
         self._shard_rows = shard_rows
         self._work: Work
         self._account: Account
+        self._set_rate: float | None = None
+        """Requests a second that somebody has set for an earlier coordinator's job; None if nobody has."""
 
     async def ensure_free(self, job: Job) -> None:
         """Make sure, before a job begins, that no other one has the quota; its own earlier one is no other.
@@ -144,6 +146,7 @@ class Submission:
                 Task(
                     shard_queue=shard_queue_of(self._account, self._options),
                     is_paused=coordinator.is_paused,
+                    rate=self._set_rate,
                     score=coordinator.score(),
                 ),
                 id=workflow_id_of(self._account),
@@ -275,6 +278,13 @@ class Submission:
         )
         await self._outwait_leases(coordinator)
 
+    async def _inherit(self, running: RunningJob, coordinator: Coordinator) -> None:
+        """Keep to what somebody has asked of an earlier coordinator's job: a pause, another rate."""
+        progress = await self._persistently(coordinator, lambda: running.handle.query(AccountRun.progress))
+        if progress is not None:
+            self._set_rate = progress.rate
+            coordinator.note_pause(is_paused=coordinator.is_paused or progress.state == "paused")
+
     async def _outwait_leases(self, coordinator: Coordinator) -> None:
         """Return once no worker is at work any more for a job that was cut short."""
         left_s = await self._persistently(coordinator, lambda: seconds_of_leases(self._engine, self._account))
@@ -302,6 +312,7 @@ class Submission:
                 )
                 # A pass over the manifest takes as long as it takes.
                 await coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
+                await self._inherit(running, coordinator)
                 is_ready.set()
                 async with asyncio.timeout(_TAKE_OVER_S):
                     await self._persistently(coordinator, lambda: running.handle.signal(AccountRun.end))

@@ -18,9 +18,19 @@ from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster import access, submission
-from batchcancel.cluster.messages import Account, Ended, Memo, Score, Shard, ShardReport, ShardRequest
+from batchcancel.cluster.messages import (
+    Account,
+    Ended,
+    Memo,
+    Progress,
+    Score,
+    Shard,
+    ShardReport,
+    ShardRequest,
+)
 from batchcancel.cluster.packing import Answer, Packer, unpack_asks
 from batchcancel.cluster.submission import Submission
+from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError, SettingsError
 from batchcancel.job import Job
 from batchcancel.model import Reason, ResolvedBy, RunState, RunSummary
@@ -34,6 +44,7 @@ CREDENTIALS = {
     "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
     "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
 }
+RUNNING = Progress(state="running", score=Score(to_settle=0), shards_out=0, window=1, rate=None)
 AWAY = RPCError("of the server", RPCStatusCode.UNAVAILABLE, b"")
 NOT_THERE = RPCError("of the server", RPCStatusCode.NOT_FOUND, b"")
 
@@ -88,6 +99,8 @@ class Temporal:
     """Whether no shard is ever handed out."""
     is_deaf: bool = False
     """Whether it does not end when it is told to."""
+    progress: Progress = RUNNING
+    """What the workflow says of itself."""
 
     def __post_init__(self) -> None:
         self.workflow_service = SimpleNamespace(describe_namespace=self._describe_namespace)
@@ -165,9 +178,9 @@ class Temporal:
             else:
                 return
 
-    async def query(self, _what: object, **_: object) -> tuple[bytes, ...]:
+    async def query(self, what: object, **_: object) -> Progress | tuple[bytes, ...]:
         self._meet("query")
-        return ()
+        return self.progress if what is AccountRun.progress else ()
 
     async def signal(self, _what: object) -> None:
         self._meet("signal")
@@ -447,7 +460,7 @@ async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -
     await interrupted(bench)
     summary = await bench.run()
     assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 5)
-    assert bench.temporal.calls[:4] == ["describe", "query", "signal", "result"]
+    assert bench.temporal.calls[:5] == ["describe", "query", "query", "signal", "result"]
     assert "terminate" not in bench.temporal.calls
     assert bench.temporal.asked == dict.fromkeys(map(str, range(2605, 2620)), 1)
 

@@ -232,6 +232,18 @@ class Hosts:
         written = self.end(self.start("status", "--json", *([] if name is None else [name])))
         return [json.loads(line) for line in written.splitlines()]
 
+    def job(self) -> str:
+        """Return the name of the job whose ledger is here, once it is listed."""
+        ledger = str(self.folder / "ledger.jsonl")
+        names: list[str] = []
+
+        def is_listed() -> bool:
+            names[:] = [one["job"] for one in self.jobs() if one["ledger"] == ledger]
+            return bool(names)
+
+        self.wait_until(is_listed)
+        return names[0]
+
     @staticmethod
     def wait_until(holds: Callable[[], bool]) -> None:
         """Return once something holds."""

@@ -23,7 +23,7 @@ def test_job_is_watched_paused_and_ended_by_others(server: Server, start_hosts: 
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 100)
-    (name,) = [one["job"] for one in hosts.jobs() if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
+    name = hosts.job()
     second = hosts.start("submit", "ids.csv", "--ledger", "other.jsonl", *hosts.simulator.flags)
     hosts.end(second, 2)
     assert b"ledger.jsonl" in hosts.said(second)

@@ -62,7 +62,7 @@ def test_followed_job_is_seen_moving_before_its_first_shard_ends(
     hosts.worker()
     submit = hosts.submit("--rate", "120")
     hosts.simulator.wait_for("cancel", 30)
-    terminal = follow(hosts, job_of(hosts), columns=columns)
+    terminal = follow(hosts, hosts.job(), columns=columns)
     first = done_in(terminal.wait_for(lambda lines: done_in(lines) > 0))
     lines = terminal.wait_for(lambda lines: done_in(lines) > first)
     assert rows_of(hosts) == [], "no shard has ended"
@@ -77,7 +77,7 @@ def test_followed_job_is_seen_moving_before_its_first_shard_ends(
     assert not terminal.screen.cursor.hidden
     count = hosts.simulator.posts().total()
     hosts.simulator.wait_for("cancel", count + 100)
-    hosts.end(hosts.start("cancel", job_of(hosts)))
+    hosts.end(hosts.start("cancel", hosts.job()))
     hosts.end(submit, 7)
 
 
@@ -90,7 +90,7 @@ def test_p_pauses_all_workers_of_a_followed_job_and_lets_them_go_on(
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 50)
-    terminal = follow(hosts, job_of(hosts))
+    terminal = follow(hosts, hosts.job())
     terminal.wait_for("p pause")
     terminal.press("p")
     terminal.wait_for("p go on")
@@ -99,7 +99,7 @@ def test_p_pauses_all_workers_of_a_followed_job_and_lets_them_go_on(
     terminal.wait_for(lambda lines: done_in(lines) == arrived)
     time.sleep(1.5)
     assert hosts.simulator.posts().total() == arrived < 500
-    assert [one["state"] for one in hosts.jobs(job_of(hosts))] == ["paused"]
+    assert [one["state"] for one in hosts.jobs(hosts.job())] == ["paused"]
     terminal.press("p")
     terminal.wait_for("p pause")
     assert terminal.end() == 0
@@ -120,7 +120,7 @@ def test_follower_of_a_job_that_somebody_ends_ends_as_its_coordinator_does(
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 20)
-    name = job_of(hosts)
+    name = hosts.job()
     terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
     terminal.wait_for("q leave")
     hosts.wait_until(lambda: b"running" in hosts.said(lines, "out"))
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_a_view_and_not_its_job(
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 20)
-    name = job_of(hosts)
+    name = hosts.job()
     terminal, lines = follow(hosts, name), hosts.start("status", "--follow", name)
     terminal.wait_for("q leave")
     terminal.press("\x03")
@@ -167,7 +167,7 @@ def test_view_outlives_the_coordinator_of_its_job(
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 50)
-    terminal = follow(hosts, job_of(hosts), columns=200)
+    terminal = follow(hosts, hosts.job(), columns=200)
     terminal.wait_for("q leave")
     submit.kill()
     submit.wait()
@@ -210,7 +210,7 @@ def test_submit_shows_what_its_workers_do_and_its_keys_reach_them(
     arrived = hosts.simulator.posts().total()
     time.sleep(1.5)
     assert hosts.simulator.posts().total() == arrived
-    hosts.end(hosts.start("resume", job_of(hosts)))
+    hosts.end(hosts.start("resume", hosts.job()))
     terminal.wait_for("p pause")
     hosts.simulator.wait_for("cancel", arrived + 20)
     terminal.press("q")
@@ -222,16 +222,3 @@ def test_submit_shows_what_its_workers_do_and_its_keys_reach_them(
 def rows_of(hosts: Hosts) -> list[dict[str, Any]]:
     """Return the results that are in the ledger."""
     return [row for row in hosts.read_ledger(hosts.folder / "ledger.jsonl") if row["type"] == "result"]
-
-
-def job_of(hosts: Hosts) -> str:
-    """Return the name of the job whose ledger is in a folder."""
-    ledger = str(hosts.folder / "ledger.jsonl")
-    names: list[str] = []
-
-    def is_found() -> bool:
-        names[:] = [one["job"] for one in hosts.jobs() if one["ledger"] == ledger]
-        return bool(names)
-
-    hosts.wait_until(is_found)
-    return names[0]

@@ -121,6 +121,31 @@ def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shard
     )
 
 
+def test_pause_and_rate_outlive_a_killed_coordinator(server: Server, start_hosts: StartHosts) -> None:
+    """Whoever brings 'submit' back, as a scheduler does, must not undo what a person has asked for."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(600)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 50)
+    name = hosts.job()
+    hosts.end(hosts.start("set-rate", "100", name))
+    hosts.end(hosts.start("pause", name))
+    hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
+    count = hosts.simulator.posts().total()
+    submit.kill()
+    hosts.end(submit, -9)
+    again = hosts.submit("--rate", "200")
+    hosts.wait_until(lambda: b"batchcancel" in hosts.said(again))
+    time.sleep(6)  # it takes over meanwhile; nothing has to leave, for as long as is waited
+    (paused,) = hosts.jobs(name)
+    assert (paused["state"], paused["rate"]) == ("paused", 100.0)
+    assert hosts.simulator.posts().total() == count
+    hosts.end(hosts.start("resume", name))
+    hosts.end(again)
+    assert hosts.check_truth(ids) == 0
+
+
 def test_told_coordinator_ends_as_a_run_does(server: Server, start_hosts: StartHosts) -> None:
     """Its workers drain, what they have is written, and the next one goes on; nothing is asked again."""
     hosts = start_hosts(server, "--latency-ms", "20")
@@ -153,7 +178,7 @@ def test_job_that_is_ended_in_temporal_stops_and_goes_on(server: Server, start_h
     hosts.worker()
     submit = hosts.submit("--rate", "100")
     hosts.simulator.wait_for("cancel", 100)
-    (name,) = [one["job"] for one in hosts.jobs() if one["ledger"] == str(hosts.folder / "ledger.jsonl")]
+    name = hosts.job()
     server.terminate(name)
     ended_at = time.time()
     hosts.end(submit, 4)
