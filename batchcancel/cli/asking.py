@@ -64,7 +64,8 @@ async def _write_lines(
             except BatchCancelError as exc:
                 failures.append(exc)
                 continue
-            code = max(code, exit_code_of(job))
+            if is_followed:
+                code = max(code, exit_code_of(job))
             if job.ended is None:
                 going_on.append(job)
         if not is_followed:

@@ -84,3 +84,11 @@ async def test_a_job_that_was_ended_in_temporal_ends_only_its_own_lines(
     written = capsys.readouterr()
     assert written.out == "b\nc\nc\nc\n"
     assert "the second" in written.err
+
+
+async def test_one_look_says_nothing_of_how_a_job_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has just ended, with rows left: whoever has not followed it gets its line."""
+    left = Ended(is_canceled=False, score=Score(to_settle=2))
+    assert await write(Job("a", [left]), is_followed=False) == 0
+    assert await write(Job("a", [left]), is_followed=True) == 3
+    assert capsys.readouterr().out == "a\na\n"

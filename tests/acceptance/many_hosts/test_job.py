@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.acceptance.many_hosts.conftest import Server, StartHosts
@@ -132,14 +132,24 @@ def test_pause_and_rate_outlive_a_killed_coordinator(server: Server, start_hosts
     hosts.end(hosts.start("set-rate", "100", name))
     hosts.end(hosts.start("pause", name))
     hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
+    (earlier,) = hosts.jobs(name)
     count = hosts.simulator.posts().total()
     submit.kill()
     hosts.end(submit, -9)
     again = hosts.submit("--rate", "200")
-    hosts.wait_until(lambda: b"batchcancel" in hosts.said(again))
-    time.sleep(6)  # it takes over meanwhile; nothing has to leave, for as long as is waited
-    (paused,) = hosts.jobs(name)
-    assert (paused["state"], paused["rate"]) == ("paused", 100.0)
+    found: list[dict[str, Any]] = []
+
+    def has_taken_over() -> bool:
+        look = hosts.start("status", "--json")
+        look.wait(60)  # whatever it ends with: nobody answers for a while
+        found[:] = [
+            one for one in map(json.loads, hosts.said(look, "out").splitlines()) if one["job"] == name
+        ]
+        return [one["run_id"] for one in found] not in ([], [earlier["run_id"]])
+
+    hosts.wait_until(has_taken_over)
+    time.sleep(2)  # nothing has to leave, for as long as is waited
+    assert [(one["state"], one["rate"]) for one in found] == [("paused", 100.0)]
     assert hosts.simulator.posts().total() == count
     hosts.end(hosts.start("resume", name))
     hosts.end(again)
