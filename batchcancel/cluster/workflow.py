@@ -42,7 +42,7 @@ MOST_HISTORY_BYTES: Final = 10_000_000
 
 _OWN_CALL: Final = timedelta(seconds=10)
 """A call of the coordinator is given up after that long and made again: it may be another one by then."""
-_LATE_HAND_IN: Final = timedelta(seconds=2)
+_LATE_HAND_IN: Final = timedelta(seconds=4)
 """A worker that was given up may be back: after a restart of the server all of them are, with what they did
 until their leases ended. It is waited for that long before anyone else is asked."""
 _SHARD: Final = timedelta(days=2)

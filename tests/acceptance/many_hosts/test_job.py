@@ -212,7 +212,7 @@ def test_killed_server_loses_nothing_and_repeats_nothing(
     killed_at = time.time()
     time.sleep(hosts.LEASE_S + 1)
     last = max(request["at"] for request in hosts.simulator.requests())
-    assert last < killed_at + hosts.LEASE_S + 0.5
+    assert last < killed_at + hosts.LEASE_S + 1
     server_that_keeps.start(keeps=True)
     assert "Complete" in hosts.end(submit)
     assert hosts.check_truth(ids) == 0
@@ -230,7 +230,7 @@ def test_worker_that_is_cut_off_stops_within_its_lease(server: Server, start_hos
         cut_at = time.time()
         time.sleep(hosts.LEASE_S + 2)
         posts = [request["at"] for request in hosts.simulator.requests() if request["operation"] == "cancel"]
-        assert cut_at < max(posts) < cut_at + hosts.LEASE_S + 0.5
+        assert cut_at < max(posts) < cut_at + hosts.LEASE_S + 1
         hosts.worker()
         hosts.end(submit)
         cut_off.kill()
