@@ -20,15 +20,23 @@ from batchcancel.ledger.record import EndRecord, encode_end
 if TYPE_CHECKING:
     from tests.acceptance.conftest import ReadLedger, RunCommand, Simulator, StartRun, StartSimulator
 
-IDS = ["A1", "PAID-1", "PARTIAL-1", "CANCELED-1", "MISSING-1", "PENDING-1", "DRAFT-1", "../2675", "A1"]
+IDS = ["A1", "PAID-1", "PARTIAL-1", "CANCELED-1", "MISSING-1", "DRAFT-1", "../2675", "A1"]
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Write a manifest of one invoice of each kind, one of them twice."""
+    """Write a manifest of one invoice of each kind that a run has done at once, one of them twice."""
     path = tmp_path / "invoices.csv"
     path.write_text("invoice_id\n" + "".join(f"{one}\n" for one in IDS))
     return path
+
+
+@pytest.fixture
+def manifest_with_pending(manifest: Path) -> Path:
+    """Add an invoice whose payment is under way: a run looks at it again for 12 s."""
+    with manifest.open("a") as file:
+        file.write("PENDING-1\n")
+    return manifest
 
 
 def kinds(simulator: Simulator) -> Counter[str]:
@@ -45,10 +53,14 @@ def cancel_elsewhere(simulator: Simulator, run_command: RunCommand, tmp_path: Pa
 
 @pytest.mark.parametrize("command", [("plan",), ("run", "--dry-run")], ids=["plan", "dry-run"])
 def test_nothing_but_reads_leaves(
-    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path, command: tuple[str, ...]
+    simulator: Simulator,
+    run_command: RunCommand,
+    manifest_with_pending: Path,
+    tmp_path: Path,
+    command: tuple[str, ...],
 ) -> None:
     """Every invoice is looked up once, no POST is sent, and no file appears."""
-    done = run_command(*command, manifest, *simulator.flags, "--json", env=simulator.env)
+    done = run_command(*command, manifest_with_pending, *simulator.flags, "--json", env=simulator.env)
     assert done.returncode == 3, done.stderr  # MISSING, PENDING and the id that is none would be errors
     assert kinds(simulator) == {"GET": 1 + 7}  # the signed read, and each distinct valid id
     summary = json.loads(done.stdout)
@@ -88,7 +100,7 @@ def test_a_run_takes_from_its_plan_what_can_not_change(
     lines = read_ledger(tmp_path / "invoices.sandbox.ledger.jsonl")
     rows = {row["invoice_id"]: row for row in lines if row["type"] == "result"}
     asked = {request["invoice_id"] for request in simulator.requests()[before:]} - {None}
-    assert asked == {"A1", "PARTIAL-1", "MISSING-1", "PENDING-1", "DRAFT-1"}
+    assert asked == {"A1", "PARTIAL-1", "MISSING-1", "DRAFT-1"}
     seen = {
         row["invoice_id"]: row
         for row in map(json.loads, (tmp_path / "plan.jsonl").read_text().splitlines())
@@ -176,13 +188,13 @@ def test_a_plan_from_the_future_is_not_called_old(
 
 
 def test_what_a_ledger_knows_is_not_looked_up(
-    simulator: Simulator, run_command: RunCommand, manifest: Path, tmp_path: Path
+    simulator: Simulator, run_command: RunCommand, manifest_with_pending: Path, tmp_path: Path
 ) -> None:
     """As a run would not ask it; the ledger is only read."""
-    run_command("run", manifest, *simulator.flags, env=simulator.env)
+    run_command("run", manifest_with_pending, *simulator.flags, env=simulator.env)
     ledger = tmp_path / "invoices.sandbox.ledger.jsonl"
     before, status, requests = ledger.read_bytes(), ledger.stat(), len(simulator.requests())
-    done = run_command("plan", manifest, *simulator.flags, "--json", env=simulator.env)
+    done = run_command("plan", manifest_with_pending, *simulator.flags, "--json", env=simulator.env)
     summary = json.loads(done.stdout)
     assert summary["settled_earlier"] == 7  # all but the payment under way, and the repeated row
     asked = {request["invoice_id"] for request in simulator.requests()[requests:]} - {None}
