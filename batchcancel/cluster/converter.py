@@ -12,6 +12,7 @@ from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
     EncodingPayloadConverter,
+    JSONPlainPayloadConverter,
 )
 
 
@@ -37,10 +38,19 @@ class MessagePackConverter(EncodingPayloadConverter):
 
 
 class MessageConverter(CompositePayloadConverter):
-    """What both sides of every call use."""
+    """What both sides of every call use, and what the server itself says in between.
+
+    The first that can encode a value does, so that nothing leaves as JSON. The server's own word is JSON:
+    a shard that is taken back before any worker had it ends with "ACTIVITY_ID_NOT_STARTED".
+    """
 
     def __init__(self) -> None:
-        super().__init__(BinaryNullPayloadConverter(), BinaryPlainPayloadConverter(), MessagePackConverter())
+        super().__init__(
+            BinaryNullPayloadConverter(),
+            BinaryPlainPayloadConverter(),
+            MessagePackConverter(),
+            JSONPlainPayloadConverter(),
+        )
 
 
 DATA_CONVERTER: Final = DataConverter(payload_converter_class=MessageConverter)

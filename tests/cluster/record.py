@@ -56,14 +56,16 @@ _CONDITIONS: Final = Conditions(
 class Stage:
     """A coordinator and its workers, who do as they are told."""
 
-    def __init__(self, *fates: str, first: int = 0) -> None:
+    def __init__(self, *fates: str, first: int = 0, has_workers: bool = True) -> None:
         """Prepare.
 
         Args:
             fates: Of one shard each: ``done``, ``rest`` (something is left), ``silent`` (its worker is never
                 heard of again), ``waits`` (until it is taken back) or ``fails``.
             first: The first shard's number.
+            has_workers: Whether anyone listens where the shards are sent to.
         """
+        self.has_workers = has_workers
         self._fates = {first + place: fate for place, fate in enumerate(fates)}
         self._numbers = deque(self._fates)
         self._has_rest = False
@@ -139,6 +141,18 @@ async def _canceled(stage: Stage, handle: Handle) -> None:
     await handle.signal(AccountRun.cancel)
 
 
+async def _ended_before_it_began(stage: Stage, handle: Handle) -> None:
+    """Have somebody end it while no worker has any of its shards."""
+    while "run_shard" not in await _pending(handle):
+        await asyncio.sleep(0.1)
+    await handle.signal(AccountRun.cancel)
+
+
+async def _pending(handle: Handle) -> set[str]:
+    described = await handle.describe()
+    return {one.activity_type.name for one in described.raw_description.pending_activities}
+
+
 async def _late(stage: Stage, handle: Handle) -> None:
     """Have a worker that was given up come back."""
     await asyncio.sleep(6)
@@ -149,6 +163,7 @@ _STORIES: Final[dict[str, tuple[Callable[[Stage, Handle], Awaitable[None]], Call
     "whole": (_whole, lambda: Stage("done", "rest", "done")),
     "asked": (_asked, lambda: Stage("waits", "waits", "done")),
     "canceled": (_canceled, lambda: Stage("done", "waits")),
+    "untouched": (_ended_before_it_began, lambda: Stage("done", "done", has_workers=False)),
     "given-up": (_late, lambda: Stage("silent", "silent", "done")),
     "failed": (_whole, lambda: Stage("done", "fails", "done", "done")),
     "renewed": (_whole, lambda: Stage(*["done"] * 12, first=MOST_SHARDS)),
@@ -167,9 +182,10 @@ async def _record(client: Client, name: str, version: str) -> None:
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),
     )
+    shard_queue = queue if stage.has_workers else f"{queue}-nobody"
     async with worker:
         handle = await client.start_workflow(
-            AccountRun.run, Task(shard_queue=queue, score=_SCORE), id=f"record/{name}", task_queue=queue
+            AccountRun.run, Task(shard_queue=shard_queue, score=_SCORE), id=f"record/{name}", task_queue=queue
         )
         first = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
         await asyncio.gather(story(stage, handle), handle.result())

@@ -48,6 +48,25 @@ def test_job_is_watched_paused_and_ended_by_others(server: Server, start_hosts: 
     assert posts.total() == len(posts), "nothing was asked twice"
 
 
+def test_shards_that_no_worker_has_are_taken_back(server: Server, start_hosts: StartHosts) -> None:
+    """Nobody has started a worker yet, or all are busy: a job can be paused and ended all the same."""
+    hosts = start_hosts(server)
+    ids = hosts.write_manifest(400)
+    submit = hosts.submit("--shard-rows", "50")
+    name = hosts.job()
+    hosts.wait_until(lambda: all(one["shards_out"] >= 4 for one in hosts.jobs(name)))
+    hosts.end(hosts.start("pause", name))
+    hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
+    hosts.end(hosts.start("resume", name))
+    hosts.wait_until(lambda: all(one["shards_out"] >= 4 for one in hosts.jobs(name)))
+    submit.terminate()
+    assert "left open" in hosts.end(submit, 143)
+    again = hosts.submit("--shard-rows", "50")
+    hosts.worker(slots=1)
+    hosts.end(again)
+    assert hosts.check_truth(ids) == 0
+
+
 def test_detached_job_goes_on_by_itself(server: Server, start_hosts: StartHosts) -> None:
     """The command returns once the job is there; its end stands in its summary and its ledger."""
     hosts = start_hosts(server, "--latency-ms", "20")
