@@ -35,8 +35,15 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
         with signals_stop(leave, cancels=True) as stops:
             say(f"batchcancel worker: up to {slots} shards of {queue}, from Temporal at {options.address}")
             working = shards.run(engine, queue, slots=slots, leaving=leave.asked)
-            await while_let_in(engine, options, working)
+            await while_let_in(engine, options, working, on_away=_say_whether_away)
     return exit_codes.of_signal(stops.received[0])
+
+
+def _say_whether_away(is_away: bool) -> None:  # noqa: FBT001 - a callback
+    if is_away:
+        say("Temporal does not answer: shards at work stop within seconds, until it does.", fg="yellow")
+    else:
+        say("Temporal answers again.")
 
 
 class _Leave:

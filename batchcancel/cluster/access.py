@@ -1,10 +1,12 @@
-"""Whether Temporal still lets us in: the API key as its file has it now, and an end where it is refused."""
+"""Whether Temporal answers and lets us in: the API key as its file has it now, an end where it is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from enum import Enum, auto
 from typing import Any, Final, NoReturn, TypeVar
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -20,17 +22,43 @@ _LOOK_S: Final = 3.0
 _PATIENCE_S: Final = 20.0
 """How long a refusal may last: a new key may reach its file after the old one has ended."""
 
+_LOOK: Final = timedelta(seconds=3)
+"""How long a look may take."""
+_SILENT_LOOKS: Final = 2
+"""After so many in a row it is away; one may be lost."""
+
 _Result = TypeVar("_Result")
 
 
-async def while_let_in(engine: Engine, options: EngineOptions, work: Coroutine[Any, Any, _Result]) -> _Result:
+class _Seen(Enum):
+    """What a look at Temporal comes to."""
+
+    LETS_IN = auto()
+    REFUSES = auto()
+    IS_SILENT = auto()
+
+
+async def while_let_in(
+    engine: Engine,
+    options: EngineOptions,
+    work: Coroutine[Any, Any, _Result],
+    *,
+    on_away: Callable[[bool], None],
+) -> _Result:
     """Do some work, and end it where Temporal refuses us for good: the SDK would ask on without a word.
+
+    Args:
+        engine: A connection to Temporal.
+        options: Where the API key is.
+        work: What is to be done.
+        on_away: Told that Temporal does not answer (true) and that it does again: the SDK waits for it
+            without a word, too.
 
     Raises:
         EngineError: It did, for 20 s; the work has been cancelled.
     """
     working = asyncio.create_task(work)
-    keeping = asyncio.create_task(_keep_access(engine, options))
+    keeping = asyncio.create_task(_keep_access(engine, options, on_away))
     try:
         await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -42,17 +70,27 @@ async def while_let_in(engine: Engine, options: EngineOptions, work: Coroutine[A
     return working.result()
 
 
-async def _keep_access(engine: Engine, options: EngineOptions) -> NoReturn:
+async def _keep_access(engine: Engine, options: EngineOptions, on_away: Callable[[bool], None]) -> NoReturn:
     """Hand a new API key over, until no key helps any more.
 
     Raises:
         EngineError: Temporal refuses us, and has for a while.
     """
     refused_since: float | None = None
+    silent_looks = 0
     while True:
         await asyncio.sleep(_LOOK_S)
         await _renew_key(engine, options)
-        if not await _is_refused(engine):
+        seen = await _look(engine)
+        if seen is _Seen.IS_SILENT:
+            silent_looks += 1
+            if silent_looks == _SILENT_LOOKS:
+                on_away(True)
+        else:
+            if silent_looks >= _SILENT_LOOKS:
+                on_away(False)
+            silent_looks = 0
+        if seen is not _Seen.REFUSES:
             refused_since = None
         elif refused_since is None:
             refused_since = time.monotonic()
@@ -72,9 +110,11 @@ async def _renew_key(engine: Engine, options: EngineOptions) -> None:
         engine.api_key = key
 
 
-async def _is_refused(engine: Engine) -> bool:
+async def _look(engine: Engine) -> _Seen:
     try:
-        await engine.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=engine.namespace))
+        await engine.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=engine.namespace), timeout=_LOOK
+        )
     except RPCError as exc:
-        return exc.status in REFUSED
-    return False
+        return _Seen.REFUSES if exc.status in REFUSED else _Seen.IS_SILENT
+    return _Seen.LETS_IN

@@ -82,6 +82,7 @@ class Coordinator:
         self._intake = Intake(work, self._books, self._shares, on_failure=self.fail)
         self._failures: list[Exception] = []
         self._paused_since: float | None = None
+        self._away_since: float | None = None
         self.pulses = Pulses()
         """What workers say of the shards that are out; whoever drives it keeps it fresh."""
         self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
@@ -102,6 +103,11 @@ class Coordinator:
     def is_paused(self) -> bool:
         """Whether somebody here has paused the job."""
         return self._paused_since is not None
+
+    @property
+    def away_s(self) -> float:
+        """For how long Temporal has not answered, as far as ``note_engine`` was told; 0 if it does."""
+        return 0.0 if self._away_since is None else monotonic() - self._away_since
 
     @property
     def is_at_limit(self) -> bool:
@@ -151,6 +157,16 @@ class Coordinator:
             self._paused_since = None
             self._work.on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
 
+    def note_engine(self, is_away: bool) -> None:  # noqa: FBT001 - a callback
+        """Take in that Temporal, through which workers are reached, does not answer, or does again."""
+        if is_away and self._away_since is None:
+            self._away_since = monotonic()
+            self._work.on_event(PauseStarted(cause=PauseCause.ENGINE_AWAY, wait_s=None))
+        elif not is_away and self._away_since is not None:
+            lasted_s = monotonic() - self._away_since
+            self._away_since = None
+            self._work.on_event(PauseEnded(cause=PauseCause.ENGINE_AWAY, lasted_s=lasted_s))
+
     def stop(self, why: str) -> None:
         """Have no new cancelation leave: shards that are out hand in what they have."""
         if not self.stopping.is_set():
@@ -184,6 +200,7 @@ class Coordinator:
             self.score(),
             window=self._shares.window,
             is_paused=self.is_paused,
+            is_away=self._away_since is not None,
             is_stopping=self.stopping.is_set(),
         )
 

@@ -41,7 +41,9 @@ class Pulses:
                 counts[outcome] += pulse.outcomes.get(outcome.value, 0)
         return counts
 
-    def vitals(self, score: Score, *, window: int, is_paused: bool, is_stopping: bool) -> Vitals:
+    def vitals(
+        self, score: Score, *, window: int, is_paused: bool, is_stopping: bool, is_away: bool = False
+    ) -> Vitals:
         """Tell how the job goes.
 
         Args:
@@ -49,13 +51,14 @@ class Pulses:
             window: Shards that may be at work at the same time.
             is_paused: Whether somebody has paused it.
             is_stopping: Whether no shard is to go on.
+            is_away: Whether Temporal does not answer.
         """
         pulses = self._at_work
         return Vitals(
             in_flight=sum(pulse.in_flight for pulse in pulses),
             allowed_rate=_allowed_rate(pulses, score, window=window),
             set_rate=score.rate,
-            held_by=PauseCause.BY_HAND if is_paused else _held_by(pulses),
+            held_by=_held_by(pulses, is_paused=is_paused, is_away=is_away),
             amounts_canceled=self._amounts(score),
             rows_left=score.to_settle - score.done,
             is_stopping=is_stopping,
@@ -75,8 +78,12 @@ class Pulses:
         return [self._latest[number] for number in score.out if number in self._latest]
 
 
-def _held_by(pulses: Sequence[Pulse]) -> PauseCause | None:
+def _held_by(pulses: Sequence[Pulse], *, is_paused: bool, is_away: bool) -> PauseCause | None:
     """Return what holds all of them; a cause that only a newer version knows is none."""
+    if is_paused:
+        return PauseCause.BY_HAND
+    if is_away:
+        return PauseCause.ENGINE_AWAY
     causes = [_CAUSES.get(pulse.held_by or "") for pulse in pulses]
     return causes[0] if causes and None not in causes else None
 

@@ -46,8 +46,9 @@ from batchcancel.settings.engine import EngineOptions
 _LOOK: Final = timedelta(seconds=2)
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
-
-
+_END_WITHOUT_S: Final = 12.0
+"""How long a job that is to end waits for a Temporal that does not answer. Shards drain for 8 s at most; the
+next coordinator takes what they have."""
 _FOR_GOOD: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNIMPLEMENTED})
 """What a server says that would say the same of the same call."""
 _TAKE_OVER_S: Final = 60.0
@@ -115,10 +116,15 @@ class Submission:
         Raises:
             SafetyStopError: Another job has the quota, or Temporal has ended this one, or lets us in no more.
         """
+        ending = asyncio.create_task(_end_without(coordinator))
         try:
-            await while_let_in(self._engine, self._options, self._hold(coordinator))
+            await while_let_in(
+                self._engine, self._options, self._hold(coordinator), on_away=coordinator.note_engine
+            )
         except EngineError as exc:
             raise ClusterError(f"{exc} Then run the same command again.") from None
+        finally:
+            ending.cancel()
 
     async def _hold(self, coordinator: Coordinator) -> None:
         await self._take_over(coordinator)
@@ -320,6 +326,14 @@ class Submission:
             except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):
                 return False
         return True
+
+
+async def _end_without(coordinator: Coordinator) -> None:
+    """Have nobody wait any more for a job that is to end, once Temporal has not answered for a while."""
+    await coordinator.stopping.wait()
+    while coordinator.away_s < _END_WITHOUT_S:  # noqa: ASYNC110 - a clock ends it, not an event
+        await asyncio.sleep(_AGAIN_S)
+    coordinator.abort("Temporal does not answer")
 
 
 async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:

@@ -39,6 +39,8 @@ class PauseCause(StrEnum):
     OUTAGE = "outage"
     BY_HAND = "by_hand"
     """Whoever watches the run asked for it."""
+    ENGINE_AWAY = "engine_away"
+    """Temporal does not answer, through which workers are reached."""
 
 
 class PauseStarted(Struct, frozen=True, kw_only=True):

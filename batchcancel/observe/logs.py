@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -28,6 +28,9 @@ from batchcancel.model import (
     StopRequested,
 )
 from batchcancel.observe.colour import wants_colour
+
+_WORTH_A_WARNING: Final = frozenset({PauseCause.OUTAGE, PauseCause.ENGINE_AWAY})
+"""The pauses that somebody may have to do something about; a service that asks for patience is everyday."""
 
 
 class Log:
@@ -182,8 +185,14 @@ def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # n
             )
 
 
+def _hint(cause: PauseCause) -> dict[str, str]:
+    if cause is not PauseCause.ENGINE_AWAY:
+        return {}
+    return {"hint": "Temporal does not answer; workers stop and keep what they have until it does"}
+
+
 def _write_pause(log: Any, event: PauseStarted | PauseEnded) -> None:  # noqa: ANN401 - as above
-    level = logging.WARNING if event.cause is PauseCause.OUTAGE else logging.INFO
+    level = logging.WARNING if event.cause in _WORTH_A_WARNING else logging.INFO
     match event:
         case PauseStarted():
             log.log(
@@ -192,6 +201,7 @@ def _write_pause(log: Any, event: PauseStarted | PauseEnded) -> None:  # noqa: A
                 cause=event.cause.value,
                 wait_s=event.wait_s,
                 last_failure=event.last_failure,
+                **_hint(event.cause),
             )
         case PauseEnded():
             log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))

@@ -15,6 +15,7 @@ _HELD_BY: Final = {
     PauseCause.RATE_LIMITED: "waiting as the service asked (429)",
     PauseCause.OUTAGE: "waiting out an outage",
     PauseCause.KEY_IN_DOUBT: "waiting, since the key is in doubt",
+    PauseCause.ENGINE_AWAY: "waiting for Temporal to answer",
 }
 """Why nothing leaves."""
 _MINUTE_S: Final = 60

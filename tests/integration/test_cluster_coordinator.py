@@ -40,7 +40,17 @@ from batchcancel.errors import (
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.ledger.disk import Disk
-from batchcancel.model import PauseCause, Reason, ResolvedBy, Result, RunState, RunSummary
+from batchcancel.model import (
+    Event,
+    PauseCause,
+    PauseEnded,
+    PauseStarted,
+    Reason,
+    ResolvedBy,
+    Result,
+    RunState,
+    RunSummary,
+)
 from batchcancel.pipeline import Entrance
 from batchcancel.retry import Case
 from batchcancel.settings import load_settings
@@ -118,6 +128,7 @@ class Bench:
 
     folder: Path
     credentials: dict[str, str] = field(default_factory=CREDENTIALS.copy)
+    events: list[Event] = field(default_factory=list)
 
     @property
     def ledger(self) -> Path:
@@ -143,7 +154,7 @@ class Bench:
         async def open_workforce(work: Work) -> AsyncIterator[Workforce]:
             yield Coordinator(work, account=ACCOUNT, window=window, shard_rows=shard_rows, drive=drive)
 
-        async with Job(settings, open_workforce=open_workforce) as job:
+        async with Job(settings, open_workforce=open_workforce, on_event=self.events.append) as job:
             return job, await job.run()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -322,6 +333,31 @@ async def test_a_pause_by_hand_is_passed_on_once_and_told(bench: Bench) -> None:
 
     _, summary = await bench.run(drive)
     assert summary.tally.open == 10
+
+
+async def test_an_absence_of_temporal_is_shown_unless_somebody_has_paused(bench: Bench) -> None:
+    """A key that is pressed meanwhile does what it says."""
+    bench.write(*ids(10))
+
+    async def drive(coordinator: Coordinator) -> None:
+        for _ in range(2):
+            coordinator.note_engine(True)
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is PauseCause.ENGINE_AWAY
+        coordinator.pause()
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is PauseCause.BY_HAND
+        coordinator.resume()
+        for _ in range(2):
+            coordinator.note_engine(False)
+        assert coordinator.vitals(to_settle=10, set_rate=None).held_by is None
+
+    await bench.run(drive)
+    told = [event for event in bench.events if isinstance(event, PauseStarted | PauseEnded)]
+    assert [(type(event), event.cause) for event in told] == [
+        (PauseStarted, PauseCause.ENGINE_AWAY),
+        (PauseStarted, PauseCause.BY_HAND),
+        (PauseEnded, PauseCause.BY_HAND),
+        (PauseEnded, PauseCause.ENGINE_AWAY),
+    ]
 
 
 async def test_a_pause_by_others_is_told_and_not_passed_on(bench: Bench) -> None:

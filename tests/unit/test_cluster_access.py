@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +28,23 @@ class Engine:
         self.asked = 0
         self._good = good
         self._status = status
+        self._to_lose = 0
         self.workflow_service = SimpleNamespace(describe_namespace=self._describe)
 
-    async def _describe(self, _request: object) -> None:
+    def answer(self, status: RPCStatusCode | None) -> None:
+        """Answer otherwise from now on."""
+        self._status = status
+
+    def lose(self, answers: int) -> None:
+        """Lose so many answers from now on."""
+        self._to_lose = answers
+
+    async def _describe(self, _request: object, **limits: timedelta) -> None:
+        assert limits["timeout"].total_seconds() > 0, "a look must not last for ever"
         self.asked += 1
+        if self._to_lose:
+            self._to_lose -= 1
+            raise RPCError("lost", RPCStatusCode.UNAVAILABLE, b"")
         if self._status is not None:
             raise RPCError("Bearer secret", self._status, b"")
         if self.api_key != self._good:
@@ -43,14 +58,14 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "_PATIENCE_S", 0.05)
 
 
-async def let_in(engine: Any, options: EngineOptions, seconds: float) -> str:
+async def let_in(
+    engine: Any,
+    options: EngineOptions,
+    seconds: float,
+    on_away: Callable[[bool], None] = lambda _is_away: None,
+) -> str:
     """Do work that takes some seconds."""
-
-    async def work() -> str:
-        await asyncio.sleep(seconds)
-        return "done"
-
-    return await while_let_in(engine, options, work())
+    return await while_let_in(engine, options, asyncio.sleep(seconds, "done"), on_away=on_away)
 
 
 @pytest.mark.parametrize("status", [RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED])
@@ -68,6 +83,27 @@ async def test_a_server_that_is_away_refuses_nobody() -> None:
     engine = Engine(status=RPCStatusCode.UNAVAILABLE)
     assert await let_in(engine, EngineOptions(), 0.15) == "done"
     assert engine.asked > 2
+
+
+async def test_an_absence_and_its_end_are_told_once_each() -> None:
+    """One look without an answer is none: it may have been lost."""
+    engine = Engine(good="good")
+    engine.api_key = "good"
+    told: list[bool] = []
+    working = asyncio.create_task(let_in(engine, EngineOptions(), 60, told.append))
+    for status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED):
+        engine.answer(status)
+        first = engine.asked
+        await _until(lambda first=first: engine.asked > first + 3)
+        engine.answer(None)
+        first = engine.asked
+        await _until(lambda first=first: engine.asked > first + 3)
+    assert told == [True, False] * 2
+    engine.lose(1)
+    first = engine.asked
+    await _until(lambda: engine.asked > first + 3)
+    working.cancel()
+    assert told == [True, False] * 2
 
 
 async def test_a_new_key_in_the_file_is_taken_in_time(tmp_path: Path) -> None:
@@ -92,8 +128,10 @@ async def test_what_the_work_raises_is_raised_and_its_cancellation_reaches_it() 
     async def fail() -> None:
         raise ValueError("of the work")
 
+    engine: Any = Engine(status=RPCStatusCode.UNAVAILABLE)
+    told: list[bool] = []
     with pytest.raises(ValueError, match="of the work"):
-        await while_let_in(Engine(status=RPCStatusCode.UNAVAILABLE), EngineOptions(), fail())  # type: ignore[arg-type]  # a fake
+        await while_let_in(engine, EngineOptions(), fail(), on_away=told.append)
     ended = asyncio.Event()
 
     async def last() -> None:
@@ -102,9 +140,7 @@ async def test_what_the_work_raises_is_raised_and_its_cancellation_reaches_it() 
         finally:
             ended.set()
 
-    task = asyncio.create_task(
-        while_let_in(Engine(status=RPCStatusCode.UNAVAILABLE), EngineOptions(), last())  # type: ignore[arg-type]  # a fake
-    )
+    task = asyncio.create_task(while_let_in(engine, EngineOptions(), last(), on_away=told.append))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

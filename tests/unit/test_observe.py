@@ -250,14 +250,17 @@ def test_nothing_below_the_level_is_written(
 
 
 @pytest.mark.parametrize("cause", PauseCause)
-def test_only_an_outage_is_worth_a_warning(cause: PauseCause, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_is_out_of_reach_is_worth_a_warning(
+    cause: PauseCause, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A service that asks for patience is everyday; at the default level nobody is woken for it."""
     log = open_log(level="warning", as_json=True, path=None)
     log(PauseStarted(cause=cause, wait_s=1.0))
     log(PauseEnded(cause=cause, lasted_s=1.0))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    is_worth_it = cause in {PauseCause.OUTAGE, PauseCause.ENGINE_AWAY}
     assert [(line["event"], line["cause"]) for line in lines] == (
-        [("pause.started", "outage"), ("pause.ended", "outage")] if cause is PauseCause.OUTAGE else []
+        [("pause.started", cause.value), ("pause.ended", cause.value)] if is_worth_it else []
     )
 
 

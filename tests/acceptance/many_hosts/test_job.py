@@ -218,6 +218,28 @@ def test_killed_server_loses_nothing_and_repeats_nothing(
     assert hosts.check_truth(ids) == 0
 
 
+def test_job_that_is_told_to_end_while_the_server_is_away_ends(
+    server_that_keeps: Server, start_hosts: StartHosts
+) -> None:
+    """It says what it waits for, and not for long; the next one takes what its shards have."""
+    hosts = start_hosts(server_that_keeps, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    worker = hosts.worker()
+    submit = hosts.submit("--rate", "200")
+    hosts.simulator.wait_for("cancel", 300)
+    server_that_keeps.kill()
+    hosts.wait_until(lambda: b"engine_away" in hosts.said(submit))
+    submit.terminate()
+    told_at = time.monotonic()
+    assert "Interrupted (SIGTERM)" in hosts.end(submit, 143)
+    assert time.monotonic() - told_at < 20
+    assert b"Temporal does not answer" in hosts.said(worker)
+    server_that_keeps.start(keeps=True)
+    hosts.end(hosts.submit("--rate", "400"))
+    assert hosts.check_truth(ids) == 0
+    assert b"Temporal answers again" in hosts.said(worker)
+
+
 def test_worker_that_is_cut_off_stops_within_its_lease(server: Server, start_hosts: StartHosts) -> None:
     """The service stays in its reach, and yet it sends nothing more; its shards go to another one."""
     hosts = start_hosts(server, "--latency-ms", "20")
