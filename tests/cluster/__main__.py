@@ -1,4 +1,4 @@
-"""One job under fire: workers, coordinator, server killed, workers frozen and cut off, all in one run.
+"""One job under fire: what befalls workers, coordinator and server, and what people ask, all in one run.
 
     python -m tests.cluster --invoices 20000
 
@@ -41,7 +41,7 @@ _WORKERS: Final = 3
 _OUT_OF_REACH_S: Final = (6.0, 14.0)
 """A worker is given up after 5 s and waited for until 9 s: some come back in time, some do not."""
 _AWAY_S: Final = 6.0
-_BETWEEN_S: Final = (2.0, 5.0)
+_BETWEEN_S: Final = (1.0, 4.0)
 _CONCURRENCY: Final = 64
 _UNCONFIRMED_S: Final = 1.5
 """What a worker did since its last heartbeat: one a second, and as long as that takes to arrive."""
@@ -58,7 +58,7 @@ class Field:
         """Start server, simulator and workers."""
         self.folder = folder
         self._stack = stack
-        self._rate = rate
+        self.rate = rate
         passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
         self._environment = passed_on | _CREDENTIALS | {"HOME": str(folder)}
         self._server_port = _free_port()
@@ -84,10 +84,16 @@ class Field:
 
     def start_coordinator(self) -> subprocess.Popen[bytes]:
         """Start the coordinator, or the next one."""
-        flags = ("--rate", f"{self._rate:g}", "--concurrency", str(_CONCURRENCY), "--json")
+        flags = ("--rate", f"{self.rate:g}", "--concurrency", str(_CONCURRENCY), "--json")
         return self._start(
             "submit", "ids.csv", "--ledger", "ledger.jsonl", *flags, *self._flags(self._server_port)
         )
+
+    def ask(self, *command: str) -> None:
+        """Ask something of the job, again and again until somebody hears it, or the job is done."""
+        where = ("--address", f"127.0.0.1:{self._server_port}")
+        while self.coordinator.poll() is None and self._start(*command, *where).wait() != 0:
+            time.sleep(0.5)
 
     def posts(self) -> int:
         """Count the cancelations that have arrived."""
@@ -145,6 +151,40 @@ def _cut_worker_off(field: Field, chance: random.Random) -> None:
     relay.mend()
 
 
+def _leave_no_worker(field: Field, chance: random.Random) -> None:
+    for worker in field.workers:
+        worker.kill()
+    time.sleep(chance.uniform(0, 12))
+    field.workers = [field.start_worker(place) for place in range(_WORKERS)]
+
+
+def _tell_coordinator(field: Field, _chance: random.Random) -> None:
+    field.coordinator.terminate()
+    field.coordinator.wait()
+    field.coordinator = field.start_coordinator()
+
+
+def _tell_coordinator_without_workers(field: Field, chance: random.Random) -> None:
+    """None of them can say what became of its shards."""
+    for worker in field.workers:
+        worker.kill()
+    time.sleep(chance.uniform(0, 12))
+    _tell_coordinator(field, chance)
+    field.workers = [field.start_worker(place) for place in range(_WORKERS)]
+
+
+def _pause(field: Field, chance: random.Random) -> None:
+    field.ask("pause")
+    time.sleep(chance.uniform(0, 3))
+    field.ask("resume")
+
+
+def _change_rate(field: Field, _chance: random.Random) -> None:
+    field.ask("set-rate", f"{field.rate / 2:g}")
+    time.sleep(1)
+    field.ask("set-rate", f"{field.rate:g}")
+
+
 def _kill_coordinator(field: Field, chance: random.Random) -> None:
     field.coordinator.kill()
     field.coordinator.wait()
@@ -164,7 +204,15 @@ _BLOWS: Final[dict[str, tuple[Callable[[Field, random.Random], None], float | No
     "SIGTERM of a worker": (_let_worker_go, None),
     "a worker frozen for 6 to 14 s": (_freeze_worker, _UNCONFIRMED_S + _LEASE_S),
     "a worker cut off for 6 to 14 s": (_cut_worker_off, _UNCONFIRMED_S + _LEASE_S),
+    "kill -9 of all workers": (_leave_no_worker, 2 * _UNCONFIRMED_S),
+    "kill -9 of all workers, SIGTERM of the coordinator": (
+        _tell_coordinator_without_workers,
+        2 * _UNCONFIRMED_S,
+    ),
     "kill -9 of the coordinator": (_kill_coordinator, None),
+    "SIGTERM of the coordinator": (_tell_coordinator, None),
+    "a pause": (_pause, None),
+    "another rate": (_change_rate, None),
     "kill -9 of the server, 6 s away": (_kill_server, None),
 }
 """What is done, and for how many seconds of a worker's work POSTs may be repeated then; None for no POST."""

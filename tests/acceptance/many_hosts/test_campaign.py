@@ -15,9 +15,9 @@ import pytest
 def test_job_that_everything_befalls_loses_nothing(
     project: Path, clean_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Worker, coordinator and server killed, a worker told to go, frozen and cut off: all in one run."""
+    """Each of its blows once: killed, told to go, frozen, cut off, paused, without workers, in one run."""
     report = tmp_path / "campaign.json"
-    flags = ("--invoices", "6500", "--rate", "200", "--blows", "6", "--seed", "8", "--within", "180")
+    flags = ("--invoices", "9000", "--rate", "200", "--blows", "11", "--seed", "8", "--within", "180")
     ended = subprocess.run(
         [sys.executable, "-m", "tests.cluster", *flags, "--json", report],
         cwd=project,
@@ -29,7 +29,7 @@ def test_job_that_everything_befalls_loses_nothing(
     )
     assert ended.returncode == 0, ended.stdout
     figures = json.loads(report.read_text(encoding="utf-8"))
-    assert list(figures["blows"].values()) == [1] * 6
+    assert list(figures["blows"].values()) == [1] * 11
     assert [figures[name] for name in ("lost", "wrong", "written_twice", "acted_on_twice")] == [0] * 4
     assert figures["posts_repeated"] <= figures["posts_repeated_at_most"]
     assert figures["worst_second"] <= 1.1 * 200
