@@ -269,19 +269,23 @@ def _judge(folder: Path, ids: list[str]) -> dict[str, Any]:
     committed = Counter(
         one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["committed"]
     )
-    written = Counter(row["invoice_id"] for row in results)
+    # Who is told to end may have to leave a doubt open, in an error row that the next one asks about again.
+    final = [row for row in results if row["outcome"] != "error"]
+    written = Counter(row["invoice_id"] for row in final)
+    ends = {row["invoice_id"]: row["outcome"] for row in results}
     times = sorted(one["at"] for one in requests)
     said_canceled = {row["invoice_id"] for row in results if row["outcome"] == "canceled"}
     said_paid = {row["invoice_id"] for row in results if row["outcome"] == "already_paid"}
     return {
         "invoices": len(ids),
-        "lost": len(set(ids) - written.keys()),
+        "lost": sum(ends.get(one, "error") == "error" for one in ids),
         "written_twice": sum(count > 1 for count in written.values()),
         "wrong": len(said_canceled ^ committed.keys())
         + len(said_paid ^ {one for one in ids if "PAID" in one}),
         "acted_on_twice": sum(count > 1 for count in committed.values()),
         "posts_repeated": posts.total() - len(posts),
         "worst_second": max(bisect_left(times, at + 1) - number for number, at in enumerate(times)),
+        "doubts_left_open": len(results) - len(final),
         "runs": sum(row["type"] == "run" for row in rows),
     }
 
