@@ -106,7 +106,7 @@ class Temporal:
         self.workflow_service = SimpleNamespace(describe_namespace=self._describe_namespace)
         self.has_ended = asyncio.Event()
 
-    async def _describe_namespace(self, _request: object) -> None:
+    async def _describe_namespace(self, _request: object, **_limits: object) -> None:
         self._meet("describe_namespace")
 
     def _meet(self, call: str) -> None:
@@ -393,7 +393,7 @@ async def test_a_refusal_that_lasts_stops_the_job(bench: Bench) -> None:
     refusal = RPCError("Bearer secret", RPCStatusCode.UNAUTHENTICATED, b"")
     bench.temporal.is_stuck = True
 
-    async def refuse(_request: object) -> None:
+    async def refuse(_request: object, **_limits: object) -> None:
         raise refusal
 
     bench.temporal.workflow_service = SimpleNamespace(describe_namespace=refuse)

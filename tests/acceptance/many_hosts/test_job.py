@@ -126,17 +126,17 @@ def test_pause_and_rate_outlive_a_killed_coordinator(server: Server, start_hosts
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = hosts.write_manifest(600)
     hosts.worker()
-    submit = hosts.submit("--rate", "200")
+    submit = hosts.submit("--rate", "40")
     hosts.simulator.wait_for("cancel", 50)
     name = hosts.job()
-    hosts.end(hosts.start("set-rate", "100", name))
+    hosts.end(hosts.start("set-rate", "30", name))
     hosts.end(hosts.start("pause", name))
     hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
     (earlier,) = hosts.jobs(name)
     count = hosts.simulator.posts().total()
     submit.kill()
     hosts.end(submit, -9)
-    again = hosts.submit("--rate", "200")
+    again = hosts.submit("--rate", "40")
     found: list[dict[str, Any]] = []
 
     def has_taken_over() -> bool:
@@ -149,8 +149,9 @@ def test_pause_and_rate_outlive_a_killed_coordinator(server: Server, start_hosts
 
     hosts.wait_until(has_taken_over)
     time.sleep(2)  # nothing has to leave, for as long as is waited
-    assert [(one["state"], one["rate"]) for one in found] == [("paused", 100.0)]
+    assert [(one["state"], one["rate"]) for one in found] == [("paused", 30.0)]
     assert hosts.simulator.posts().total() == count
+    hosts.end(hosts.start("set-rate", "400", name))
     hosts.end(hosts.start("resume", name))
     hosts.end(again)
     assert hosts.check_truth(ids) == 0
