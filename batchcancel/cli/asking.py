@@ -11,7 +11,7 @@ from batchcancel.cli.exit_codes import ExitCode
 from batchcancel.cli.job_words import exit_code_of, json_line, sentence
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.running import LOOK_EVERY_S, asking, find_jobs, the_job
-from batchcancel.errors import BatchCancelError
+from batchcancel.errors import BatchCancelError, EngineError
 from batchcancel.observe.progress import can_show_a_view
 from batchcancel.settings.engine import EngineOptions
 
@@ -106,9 +106,17 @@ async def tell_job(
         arguments: Of the signal.
 
     Raises:
-        EngineError: Temporal can't be reached, or it is not clear which job is meant.
+        EngineError: Temporal can't be reached, it is not clear which job is meant, or no coordinator hears
+            it: Temporal keeps it for the next one.
     """
     async with asking(options) as engine:
         job = await the_job(engine, name)
         await job.handle.signal(signal, args=arguments)
+        try:
+            await job.progress()
+        except EngineError as exc:
+            if await job.is_there():
+                raise EngineError(
+                    f"{exc} It hears of this then; until that, workers go on with what they have."
+                ) from None
     return job.name

@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster.messages import Ended, Memo, Progress
 from batchcancel.cluster.pulses import Pulses
-from batchcancel.cluster.running import RunningJob, first_run_id_of, pulses_in
+from batchcancel.cluster.running import RunningJob, ended_of, first_run_id_of, pulses_in
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.model import Outcome, Vitals
 
@@ -160,6 +160,4 @@ class FollowedJob:
             result: Any = await handle.result(rpc_timeout=_CALL)
         except WorkflowFailureError:
             raise ClusterError(self._was_ended) from None
-        if isinstance(result, bool):  # of an older coordinator, which does not say how far it was
-            return Ended(is_canceled=result, score=self.progress.score)
-        return msgspec.convert(result, Ended)
+        return ended_of(result, self.progress.score)

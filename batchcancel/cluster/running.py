@@ -26,7 +26,7 @@ from batchcancel.cluster.connection import (
 )
 from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
-from batchcancel.cluster.messages import Account, Memo, Progress, Pulse
+from batchcancel.cluster.messages import Account, Ended, Memo, Progress, Pulse, Score
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError
 from batchcancel.settings.engine import EngineOptions
@@ -87,6 +87,15 @@ class RunningJob:
                 f"The job {self.name} is there, but its coordinator on {self.memo.host} does not answer. If "
                 "it is gone, run the same 'batchcancel submit' there again: it goes on where it was."
             ) from None
+
+    async def is_there(self) -> bool:
+        """Ask whether it has not ended yet.
+
+        Raises:
+            RPCError: Temporal can't be asked.
+        """
+        found = await self.handle.describe()
+        return found.status is WorkflowExecutionStatus.RUNNING and first_run_id_of(found) == self.first_run_id
 
 
 async def find_job(engine: Engine, account: Account) -> RunningJob | None:
@@ -172,6 +181,18 @@ async def _running(
 def first_run_id_of(found: WorkflowExecutionDescription) -> str:
     """Return the id that a workflow and all its continuations have in common."""
     return found.raw_description.workflow_execution_info.first_run_id
+
+
+def ended_of(result: Any, score: Score | None = None) -> Ended:  # noqa: ANN401 - as the SDK decodes it
+    """Return what a workflow came to.
+
+    Args:
+        result: What it returned.
+        score: How far it was; an older coordinator's workflow does not say it.
+    """
+    if isinstance(result, bool):
+        return Ended(is_canceled=result, score=score or Score(to_settle=0))
+    return msgspec.convert(result, Ended)
 
 
 def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:

@@ -33,6 +33,7 @@ from batchcancel.cluster.running import (
     LOOK_EVERY_S,
     MEMO,
     RunningJob,
+    ended_of,
     find_job,
     pulses_in,
     seconds_of_leases,
@@ -53,6 +54,7 @@ _FOR_GOOD: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNIM
 """What a server says that would say the same of the same call."""
 _TAKE_OVER_S: Final = 60.0
 """How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
+_CANCELED: Final = "'batchcancel cancel' asked for it."
 _ENDED: Final = (
     "The job was ended in Temporal, by somebody or by a limit of the server. What its workers had not "
     "handed in stays open: run the same command again."
@@ -92,7 +94,7 @@ class Submission:
             running = await find_job(self._engine, account)
         except RPCError as exc:
             raise lost(exc.status, self._options) from None
-        if running is not None and running.memo.run_id != job.last_run_id:
+        if running is not None and running.memo.run_id not in job.earlier_run_ids:
             raise EngineError(_in_use(running))
 
     @asynccontextmanager
@@ -196,7 +198,7 @@ class Submission:
             coordinator.fail(ClusterError(_ENDED))
             return
         if ended is not None and ended.is_canceled:
-            coordinator.stop_as_asked("'batchcancel cancel' asked for it.")
+            coordinator.stop_as_asked(_CANCELED)
         elif ended is None and not coordinator.aborting.is_set():  # the server knows of none
             coordinator.fail(ClusterError(_ENDED))
 
@@ -274,7 +276,9 @@ class Submission:
         if running is None:
             await self._outwait_leases(coordinator)
             return
-        if running.memo.run_id != self._work.opened.ledger.history.last_run_id:
+        # Of any earlier run: another coordinator may have died while it was taking this one over. Nobody has
+        # the ledger but this process, so that its coordinator is gone.
+        if running.memo.run_id not in self._work.opened.ledger.history.run_ids:
             raise ClusterError(_in_use(running))
         manifest = tuple(file.sha256 for file in self._work.record.manifest)
         if running.memo.manifest == manifest and await self._take_in(running, coordinator):
@@ -322,9 +326,11 @@ class Submission:
                 is_ready.set()
                 async with asyncio.timeout(_TAKE_OVER_S):
                     await self._persistently(coordinator, lambda: running.handle.signal(AccountRun.end))
-                    await self._persistently(coordinator, running.handle.result)
+                    ended = await self._persistently(coordinator, running.handle.result)
             except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):
                 return False
+        if ended is not None and ended_of(ended).is_canceled:  # told when nobody was there to hear it
+            coordinator.stop_as_asked(_CANCELED)
         return True
 
 

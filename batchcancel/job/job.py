@@ -131,9 +131,9 @@ class Job:
         return 0 if tail is None else tail.size_bytes
 
     @property
-    def last_run_id(self) -> str | None:
-        """The run that began last in the ledger before this one; None if there is none."""
-        return self._opened.ledger.history.last_run_id
+    def earlier_run_ids(self) -> frozenset[str]:
+        """The runs that had begun in the ledger before this one."""
+        return self._opened.ledger.history.run_ids
 
     @property
     def has_rows(self) -> bool:

@@ -78,8 +78,8 @@ class History(Struct, frozen=True, kw_only=True):
 
     first_run: RunRecord | None
     """None if the ledger is empty."""
-    last_run_id: str | None
-    """Of the run that began last; None if the ledger is empty."""
+    run_ids: frozenset[str]
+    """Of every run that has begun."""
     good_size: int
     """Bytes before the tail."""
     tail: Tail | None
@@ -125,7 +125,7 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
     """
     hasher = sha256()
     good = GoodRecords(fd, path)
-    last_run_id: str | None = None
+    run_ids: set[str] = set()
     with ExitStack() as stack:
         reasons = stack.enter_context(closing(Buckets(path.parent)))
         for line, record in good:
@@ -134,12 +134,12 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
             if isinstance(record, ResultRecord):
                 _keep(record, reasons, path)
             elif isinstance(record, RunRecord):
-                last_run_id = record.run_id
+                run_ids.add(record.run_id)
             hasher.update(line.data + b"\n")
         stack.pop_all()
     return History(
         first_run=good.first_run,
-        last_run_id=last_run_id,
+        run_ids=frozenset(run_ids),
         good_size=good.good_size,
         tail=good.tail,
         sha256=hasher,

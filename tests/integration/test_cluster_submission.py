@@ -97,6 +97,8 @@ class Temporal:
     """What workers do."""
     is_stuck: bool = False
     """Whether no shard is ever handed out."""
+    is_canceled: bool = False
+    """Whether somebody has asked for the end of the workflow that is there; of the next one nobody has."""
     is_deaf: bool = False
     """Whether it does not end when it is told to."""
     progress: Progress = RUNNING
@@ -166,7 +168,8 @@ class Temporal:
                 offset = shard.number + 1
                 await self._bring(shard.number, self.work_on(shard))
         self.memo = None
-        return Ended(is_canceled=False, score=Score(to_settle=0))
+        is_canceled, self.is_canceled = self.is_canceled, False
+        return Ended(is_canceled=is_canceled, score=Score(to_settle=0))
 
     async def _bring(self, number: int, report: ShardReport) -> None:
         """Bring a report, again and again if it is not taken: so does the workflow."""
@@ -311,7 +314,7 @@ async def test_server_that_goes_away_meanwhile_is_told(bench: Bench) -> None:
 async def test_simulator_inside_the_process_is_refused(bench: Bench) -> None:
     """No worker can call it."""
     settings = load_settings([bench.folder / "ids.csv"], environ={}, env="sandbox")
-    inside = SimpleNamespace(settings=settings, merchant_id="m", last_run_id=None)
+    inside = SimpleNamespace(settings=settings, merchant_id="m", earlier_run_ids=frozenset())
     with pytest.raises(SettingsError, match="--base-url"):
         await bench.held().ensure_free(inside)  # type: ignore[arg-type]  # a double
 
@@ -499,6 +502,27 @@ async def test_an_earlier_workflow_that_takes_too_long_is_ended(
     assert summary.state is RunState.COMPLETE
     assert "another coordinator has come in its place" in bench.temporal.calls
     assert 0 < max(waited) <= 5
+
+
+async def test_a_workflow_of_any_earlier_run_is_taken_over(bench: Bench) -> None:
+    """Whoever was taking it over may have been killed, or a 'run' has come between."""
+    shown = await interrupted(bench)
+    bench.temporal.memo = None
+    await bench.run(limit=5)
+    bench.temporal.memo = shown
+    async with bench.job() as job:
+        await bench.held().ensure_free(job)
+    summary = await bench.run()
+    assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 10)
+
+
+async def test_a_cancel_that_nobody_heard_ends_the_next_one(bench: Bench) -> None:
+    """Whoever brings 'submit' back, as a scheduler does, must not undo what a person has asked for."""
+    await interrupted(bench)
+    bench.temporal.is_canceled = True
+    summary = await bench.run()
+    assert (summary.state, summary.why) == (RunState.STOPPED, "'batchcancel cancel' asked for it.")
+    assert bench.temporal.asked == {}
 
 
 async def test_a_job_of_another_ledger_is_not_taken_over(bench: Bench) -> None:

@@ -811,10 +811,10 @@ async def test_flush_of_a_ledger_that_fails_or_closes_raises(path: Path, listene
             await ledger.flush()
 
 
-async def test_history_names_the_run_that_began_last(path: Path) -> None:
-    """Whoever comes after a kill can tell whose work is still under way."""
+async def test_history_names_every_run(path: Path) -> None:
+    """Whoever comes after a kill can tell whether work that is still under way is this ledger's."""
     async with await Ledger.open(path) as ledger:
-        assert ledger.history.last_run_id is None
+        assert ledger.history.run_ids == frozenset()
     path.write_bytes(RUN_LINE + line(1) + encode_run(replace(RUN, run_id="r2")) + line(2))
     async with await Ledger.open(path) as ledger:
-        assert ledger.history.last_run_id == "r2"
+        assert ledger.history.run_ids == {RUN.run_id, "r2"}

@@ -88,6 +88,53 @@ def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: St
     assert hosts.check_truth(ids) == 0
 
 
+def test_coordinator_that_is_killed_while_it_takes_over_can_be_taken_over(
+    server: Server, start_hosts: StartHosts
+) -> None:
+    """The workflow is still that of the first one, whoever has begun a run in the ledger since."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(600)
+    hosts.worker()
+    first = hosts.submit("--rate", "60")
+    hosts.simulator.wait_for("cancel", 100)
+    first.kill()
+    hosts.end(first, -9)
+    second = hosts.submit("--rate", "60")
+
+    def has_begun() -> bool:
+        lines = hosts.read_ledger(hosts.folder / "ledger.jsonl")
+        return [line["type"] for line in lines].count("run") == 2
+
+    hosts.wait_until(has_begun)
+    second.kill()
+    hosts.end(second, -9)
+    hosts.end(hosts.submit("--rate", "400"))
+    assert hosts.check_truth(ids) == 0
+
+
+def test_what_nobody_hears_is_said_and_kept_for_the_next_coordinator(
+    server: Server, start_hosts: StartHosts
+) -> None:
+    """A pause that does not pause, and a cancel that does not end, must not be told as done."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(600)
+    hosts.worker()
+    submit = hosts.submit("--rate", "40", "--shard-rows", "20")
+    hosts.simulator.wait_for("cancel", 40)
+    name = hosts.job()
+    submit.kill()
+    hosts.end(submit, -9)
+    for command in ("pause", "cancel"):
+        told = hosts.start(command, name)
+        hosts.end(told, 2)
+        assert b"does not answer" in hosts.said(told)
+        assert b"workers go on with what they have" in hosts.said(told)
+    again = hosts.submit("--rate", "400")
+    assert "'batchcancel cancel' asked for it" in hosts.end(again, 7)
+    posts = hosts.simulator.posts()
+    assert posts.total() == len(posts) < len(ids), "what the shards had begun, once"
+
+
 def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shards(
     server: Server, start_hosts: StartHosts, command_path: Path
 ) -> None:
