@@ -19,11 +19,10 @@ from batchcancel.settings.engine import EngineOptions
 
 _LOOK_S: Final = 3.0
 """How often it is looked at."""
+_LOOK_CALL: Final = timedelta(seconds=3)
+"""How long a look may take."""
 _PATIENCE_S: Final = 20.0
 """How long a refusal may last: a new key may reach its file after the old one has ended."""
-
-_LOOK: Final = timedelta(seconds=3)
-"""How long a look may take."""
 _SILENT_LOOKS: Final = 2
 """After so many in a row it is away; one may be lost."""
 
@@ -113,7 +112,7 @@ async def _renew_key(engine: Engine, options: EngineOptions) -> None:
 async def _look(engine: Engine) -> _Seen:
     try:
         await engine.workflow_service.describe_namespace(
-            DescribeNamespaceRequest(namespace=engine.namespace), timeout=_LOOK
+            DescribeNamespaceRequest(namespace=engine.namespace), timeout=_LOOK_CALL
         )
     except RPCError as exc:
         return _Seen.REFUSES if exc.status in REFUSED else _Seen.IS_SILENT

@@ -81,8 +81,8 @@ class Coordinator:
         )
         self._intake = Intake(work, self._books, self._shares, on_failure=self.fail)
         self._failures: list[Exception] = []
-        self._paused_since: float | None = None
-        self._away_since: float | None = None
+        self._held_since: dict[PauseCause, float] = {}
+        """What holds the whole job, and since when."""
         self.pulses = Pulses()
         """What workers say of the shards that are out; whoever drives it keeps it fresh."""
         self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
@@ -102,12 +102,13 @@ class Coordinator:
     @property
     def is_paused(self) -> bool:
         """Whether somebody here has paused the job."""
-        return self._paused_since is not None
+        return PauseCause.BY_HAND in self._held_since
 
     @property
     def away_s(self) -> float:
         """For how long Temporal has not answered, as far as ``note_engine`` was told; 0 if it does."""
-        return 0.0 if self._away_since is None else monotonic() - self._away_since
+        since = self._held_since.get(PauseCause.ENGINE_AWAY)
+        return 0.0 if since is None else monotonic() - since
 
     @property
     def is_at_limit(self) -> bool:
@@ -137,35 +138,31 @@ class Coordinator:
 
     def pause(self) -> None:
         """Have shards taken back, and no more worked on until ``resume``."""
-        if self._paused_since is None and not self.stopping.is_set():
+        if not self.is_paused and not self.stopping.is_set():
             self.wishes.put_nowait(Wish.PAUSE)
             self.note_pause(is_paused=True)
 
     def resume(self) -> None:
         """End what ``pause`` has begun, if it has."""
-        if self._paused_since is not None:
+        if self.is_paused:
             self.wishes.put_nowait(Wish.RESUME)
             self.note_pause(is_paused=False)
 
     def note_pause(self, *, is_paused: bool) -> None:
         """Take in that the job is paused or goes on, whoever asked for it."""
-        if is_paused and self._paused_since is None:
-            self._paused_since = monotonic()
-            self._work.on_event(PauseStarted(cause=PauseCause.BY_HAND, wait_s=None))
-        elif not is_paused and self._paused_since is not None:
-            lasted_s = monotonic() - self._paused_since
-            self._paused_since = None
-            self._work.on_event(PauseEnded(cause=PauseCause.BY_HAND, lasted_s=lasted_s))
+        self._note_hold(PauseCause.BY_HAND, holds=is_paused)
 
     def note_engine(self, is_away: bool) -> None:  # noqa: FBT001 - a callback
         """Take in that Temporal, through which workers are reached, does not answer, or does again."""
-        if is_away and self._away_since is None:
-            self._away_since = monotonic()
-            self._work.on_event(PauseStarted(cause=PauseCause.ENGINE_AWAY, wait_s=None))
-        elif not is_away and self._away_since is not None:
-            lasted_s = monotonic() - self._away_since
-            self._away_since = None
-            self._work.on_event(PauseEnded(cause=PauseCause.ENGINE_AWAY, lasted_s=lasted_s))
+        self._note_hold(PauseCause.ENGINE_AWAY, holds=is_away)
+
+    def _note_hold(self, cause: PauseCause, *, holds: bool) -> None:
+        if holds and cause not in self._held_since:
+            self._held_since[cause] = monotonic()
+            self._work.on_event(PauseStarted(cause=cause, wait_s=None))
+        elif not holds and cause in self._held_since:
+            lasted_s = monotonic() - self._held_since.pop(cause)
+            self._work.on_event(PauseEnded(cause=cause, lasted_s=lasted_s))
 
     def stop(self, why: str) -> None:
         """Have no new cancelation leave: shards that are out hand in what they have."""
@@ -199,8 +196,7 @@ class Coordinator:
         return self.pulses.vitals(
             self.score(),
             window=self._shares.window,
-            is_paused=self.is_paused,
-            is_away=self._away_since is not None,
+            held_by=PauseCause.BY_HAND if self.is_paused else next(iter(self._held_since), None),
             is_stopping=self.stopping.is_set(),
         )
 

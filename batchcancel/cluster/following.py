@@ -15,7 +15,7 @@ from batchcancel.cluster.messages import Ended, Memo, Progress
 from batchcancel.cluster.pulses import Pulses
 from batchcancel.cluster.running import RunningJob, ended_of, first_run_id_of, pulses_in
 from batchcancel.errors import ClusterError, EngineError
-from batchcancel.model import Outcome, Vitals
+from batchcancel.model import Outcome, PauseCause, Vitals
 
 _CALL: Final = timedelta(seconds=5)
 _PATIENCE_S: Final = 60.0
@@ -115,10 +115,11 @@ class FollowedJob:
         score = progress.score
         if progress.rate is not None:
             score = msgspec.structs.replace(score, rate=progress.rate)
+        is_paused = progress.state == "paused" if self._wish is None else self._wish
         return self._pulses.vitals(
             score,
             window=progress.window,
-            is_paused=progress.state == "paused" if self._wish is None else self._wish,
+            held_by=PauseCause.BY_HAND if is_paused else None,
             is_stopping=progress.state == "ending",
         )
 

@@ -41,24 +41,21 @@ class Pulses:
                 counts[outcome] += pulse.outcomes.get(outcome.value, 0)
         return counts
 
-    def vitals(
-        self, score: Score, *, window: int, is_paused: bool, is_stopping: bool, is_away: bool = False
-    ) -> Vitals:
+    def vitals(self, score: Score, *, window: int, held_by: PauseCause | None, is_stopping: bool) -> Vitals:
         """Tell how the job goes.
 
         Args:
             score: Of the coordinator.
             window: Shards that may be at work at the same time.
-            is_paused: Whether somebody has paused it.
+            held_by: What holds the whole job; None leaves it to what workers say.
             is_stopping: Whether no shard is to go on.
-            is_away: Whether Temporal does not answer.
         """
         pulses = self._at_work
         return Vitals(
             in_flight=sum(pulse.in_flight for pulse in pulses),
             allowed_rate=_allowed_rate(pulses, score, window=window),
             set_rate=score.rate,
-            held_by=_held_by(pulses, is_paused=is_paused, is_away=is_away),
+            held_by=held_by or _held_by(pulses),
             amounts_canceled=self._amounts(score),
             rows_left=score.to_settle - score.done,
             is_stopping=is_stopping,
@@ -78,12 +75,8 @@ class Pulses:
         return [self._latest[number] for number in score.out if number in self._latest]
 
 
-def _held_by(pulses: Sequence[Pulse], *, is_paused: bool, is_away: bool) -> PauseCause | None:
+def _held_by(pulses: Sequence[Pulse]) -> PauseCause | None:
     """Return what holds all of them; a cause that only a newer version knows is none."""
-    if is_paused:
-        return PauseCause.BY_HAND
-    if is_away:
-        return PauseCause.ENGINE_AWAY
     causes = [_CAUSES.get(pulse.held_by or "") for pulse in pulses]
     return causes[0] if causes and None not in causes else None
 

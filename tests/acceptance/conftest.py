@@ -39,6 +39,14 @@ _GIVE_UP_S: Final = 30.0
 _PASSED_ON: Final = re.compile(r"COVERAGE_.*|PATH|LANG|LC_.*|TMPDIR")
 
 
+class RunCampaign(Protocol):
+    """Runs a slow campaign of the checkout, in a short version."""
+
+    def __call__(self, module: str, *flags: str) -> dict[str, Any]:
+        """Run it to its end, which has to be a good one, and return its figures."""
+        ...
+
+
 class RunCommand(Protocol):
     """Runs ``batchcancel`` with some arguments to its end."""
 
@@ -292,6 +300,28 @@ class StartSimulator(Protocol):
 def project() -> Path:
     """Name the checkout's folder."""
     return _ROOT
+
+
+@pytest.fixture
+def run_campaign(project: Path, clean_environment: dict[str, str], tmp_path: Path) -> RunCampaign:
+    """Run campaigns with this environment's commands."""
+    report = tmp_path / "campaign.json"
+
+    def run(module: str, *flags: str) -> dict[str, Any]:
+        ended = subprocess.run(
+            [sys.executable, "-m", module, *flags, "--json", report],
+            cwd=project,
+            env=clean_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
+        figures: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return figures
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,17 @@ def pulse(shard: int, **changes: Any) -> Pulse:
     return replace(usual, **changes)
 
 
-def together(*at_work: Pulse, score: Score = SCORE, window: int = 4, **state: bool) -> Vitals:
+def together(
+    *at_work: Pulse,
+    score: Score = SCORE,
+    window: int = 4,
+    held_by: PauseCause | None = None,
+    is_stopping: bool = False,
+) -> Vitals:
     """Put pulses together."""
     pulses = Pulses()
     pulses.note(at_work, out=score.out)
-    return pulses.vitals(score, window=window, **{"is_paused": False, "is_stopping": False, **state})
+    return pulses.vitals(score, window=window, held_by=held_by, is_stopping=is_stopping)
 
 
 def workers_of(vitals: Vitals) -> Workers:
@@ -111,7 +117,7 @@ def test_job_is_held_if_all_its_shards_are(causes: list[str | None], held_by: Pa
     """By hand comes first, whatever workers wait for."""
     pulses = [pulse(number, held_by=cause) for number, cause in enumerate(causes)]
     assert together(*pulses).held_by is held_by
-    assert together(*pulses, is_paused=True).held_by is PauseCause.BY_HAND
+    assert together(*pulses, held_by=PauseCause.BY_HAND).held_by is PauseCause.BY_HAND
 
 
 @pytest.mark.parametrize("window", [1, 4, 20])
@@ -164,8 +170,8 @@ class Job:
         return workers_of(self.vitals()).answered
 
     def vitals(self) -> Vitals:
-        is_paused = self.progress.state == "paused"
-        return together(*self.pulses, score=self.progress.score, is_paused=is_paused)
+        held_by = PauseCause.BY_HAND if self.progress.state == "paused" else None
+        return together(*self.pulses, score=self.progress.score, held_by=held_by)
 
 
 def looked_at(state: str = "running", **changes: Any) -> Progress:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import RunCampaign
 
 BLOWS = {
     "kill -9 of a worker",
@@ -23,23 +23,10 @@ SEED = "3348"
 
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("server_binary")
-def test_job_that_everything_befalls_loses_nothing(
-    project: Path, clean_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_job_that_everything_befalls_loses_nothing(run_campaign: RunCampaign) -> None:
     """Worker, coordinator and server killed, workers frozen, cut off and all gone: in one run."""
-    report = tmp_path / "campaign.json"
-    flags = ("--invoices", "7000", "--rate", "200", "--blows", str(len(BLOWS)), "--within", "180")
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.cluster", *flags, "--seed", SEED, "--json", report],
-        cwd=project,
-        env=clean_environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout
-    figures = json.loads(report.read_text(encoding="utf-8"))
+    flags = ("--invoices", "7000", "--rate", "200", "--blows", str(len(BLOWS)), "--seed", SEED)
+    figures = run_campaign("tests.cluster", *flags, "--within", "180")
     assert figures["blows"] == dict.fromkeys(BLOWS, 1)
     assert [figures[name] for name in ("lost", "wrong", "written_twice", "acted_on_twice")] == [0] * 4
     assert figures["posts_repeated"] <= figures["posts_repeated_at_most"]
