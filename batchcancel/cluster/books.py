@@ -225,20 +225,16 @@ class Books:
             await self.write(result)
         self.doubted_earlier.clear()
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far.
-
-        Args:
-            rows: As the check counted them.
-        """
+    def tally(self) -> Tally:
+        """Count what became of the rows that were read so far, or answered before they were."""
         counts = self.counts
         return Tally(
-            rows=rows,
+            rows=counts.rows_read + len(self.answered_earlier),
             results=dict(counts.results),
             settled_earlier=counts.settled_earlier,
             duplicates=counts.skips[SkipReason.DUPLICATE],
             excluded=counts.skips[SkipReason.EXCLUDED],
-            open=counts.left_open + self.in_hand + rows - counts.rows_read - len(self.answered_earlier),
+            open=counts.left_open + self.in_hand,
         )
 
     def score(self) -> Score:

@@ -187,9 +187,9 @@ class Coordinator:
         """End the job because somebody asked for its end."""
         self._work.stop_as_asked(why)
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far."""
-        return self._books.tally(rows=rows)
+    def tally(self) -> Tally:
+        """Count what became of the rows that were read so far."""
+        return self._books.tally()
 
     def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:  # noqa: ARG002 - of the protocol
         """Tell what is going on, as far as workers have said so; the rate may be another one by now."""

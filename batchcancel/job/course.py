@@ -81,13 +81,15 @@ class Course:
         if self._workforce is not None:
             self._workforce.fail(failure)
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far.
+    def tally(self, *, rows: int, settled_earlier: int) -> Tally:
+        """Count what became of the rows so far; one that was not read is open, if it has no answer already.
 
         Args:
             rows: As the check counted them.
+            settled_earlier: Those of them that had their answer before, likewise.
         """
-        return self._workforce.tally(rows=rows) if self._workforce else Tally(rows=rows, open=rows)
+        read = Tally() if self._workforce is None else self._workforce.tally()
+        return read.with_unread(rows=rows, settled_earlier=settled_earlier)
 
     def vitals(self, *, to_settle: int) -> Vitals:
         """Tell what is going on at the moment; costs microseconds a merchant.
@@ -112,7 +114,9 @@ class Course:
         stopped = () if self._workforce is None else self._workforce.stopped_merchants
         return tuple(replace(one, merchant_id=one.merchant_id or self.own_merchant_id) for one in stopped)
 
-    async def run(self, workforce: Workforce, rows: AsyncIterator[ManifestRow], *, count: int) -> Ending:
+    async def run(
+        self, workforce: Workforce, rows: AsyncIterator[ManifestRow], *, count: int, settled_earlier: int
+    ) -> Ending:
         """Have a workforce bring rows to their ends; a safety stop, a limit and a stop are ways to end.
 
         If cancelled, the workforce aborts and the cancellation is raised again.
@@ -121,6 +125,7 @@ class Course:
             workforce: At work from here on.
             rows: What it works on.
             count: How many rows there are, as the check counted them.
+            settled_earlier: How many of them have their answer already, likewise.
 
         Raises:
             LedgerFaultError: Rows can't be written any more.
@@ -136,7 +141,7 @@ class Course:
                 await workforce.run(rows)
         except SafetyStopError as exc:
             return Ending(state=RunState.STOPPED, why=str(exc))
-        return self._ending(workforce, count)
+        return self._ending(workforce, self.tally(rows=count, settled_earlier=settled_earlier))
 
     def _stop(self, ending: Ending) -> None:
         """Stop for a reason from outside; an interruption counts more than a limit."""
@@ -145,7 +150,7 @@ class Course:
         if self._workforce is not None:
             self._workforce.stop(str(ending.why))
 
-    def _ending(self, workforce: Workforce, count: int) -> Ending:
+    def _ending(self, workforce: Workforce, tally: Tally) -> Ending:
         """Tell how a run ended that nothing went wrong in, but for single merchants perhaps."""
         if stopped_merchants := self.stopped_merchants():
             first, count_of_all = stopped_merchants[0], workforce.merchant_count
@@ -156,7 +161,6 @@ class Course:
         if stopped is None and workforce.is_at_limit:
             why = f"--limit {self._settings.options.limit} was reached."
             stopped = Ending(state=RunState.STOPPED, why=why, as_asked=True)
-        tally = workforce.tally(rows=count)
         is_through = not tally.open and not tally.results.get(Reason.UNKNOWN)
         if stopped is None or (stopped.as_asked and is_through):
             return COMPLETE

@@ -250,7 +250,7 @@ class Job:
         await self._opened.ledger.end(state=ending.state, counts=count(self._tally()), why=why)
 
     def _tally(self) -> Tally:
-        return self._course.tally(rows=self.check.rows)
+        return self._course.tally(rows=self.check.rows, settled_earlier=self.check.settled)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -285,7 +285,9 @@ class Job:
             on_event=self._on_event,
         )
         async with self._open_workforce(work) as workforce:
-            return await self._course.run(workforce, self._rows(), count=self.check.rows)
+            return await self._course.run(
+                workforce, self._rows(), count=self.check.rows, settled_earlier=self.check.settled
+            )
 
     @asynccontextmanager
     async def _open_fleet(self, work: Work) -> AsyncIterator[Workforce]:

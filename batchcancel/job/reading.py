@@ -97,6 +97,7 @@ class Reading:
         *,
         open_of: Mapping[str | None, int],
         count: int,
+        settled_earlier: int = 0,
     ) -> Ending:
         """Look every invoice up that has no answer yet; once, and open.
 
@@ -107,13 +108,14 @@ class Reading:
             onlooker: Takes what is seen, and the rows that nobody is asked about.
             open_of: By merchant the invoices that are to be looked up.
             count: How many rows there are.
+            settled_earlier: How many of them have their answer already.
 
         Returns:
             How it ended: a safety stop, a limit and a stop are ways to end.
         """
         purpose = to_look(open_of, onlooker, limit=self.settings.options.limit)
         fleet = build_fleet(self.settings, purpose, self._client, self._keys, on_event=self._on_event)
-        return await self._course.run(fleet, rows, count=count)
+        return await self._course.run(fleet, rows, count=count, settled_earlier=settled_earlier)
 
     def pace(self) -> Pace:
         """Return the own merchant's paced way to the service, for requests about no single invoice."""
@@ -127,9 +129,9 @@ class Reading:
             on_event=self._on_event,
         )
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far."""
-        return self._course.tally(rows=rows)
+    def tally(self, *, rows: int, settled_earlier: int) -> Tally:
+        """Count what became of the rows so far; as ``Course.tally`` does."""
+        return self._course.tally(rows=rows, settled_earlier=settled_earlier)
 
     def vitals(self, *, to_settle: int) -> Vitals:
         """Tell what is going on at the moment."""

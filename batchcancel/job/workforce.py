@@ -56,8 +56,8 @@ class Workforce(Protocol):
         """Stop for a failure that ``run`` raises at its end."""
         ...
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far."""
+    def tally(self) -> Tally:
+        """Count what became of the rows that were read so far."""
         ...
 
     def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from batchcancel.model.words import (
     MatchField,
@@ -117,7 +118,7 @@ class Skip(Struct, frozen=True, kw_only=True):
 
 
 class Tally(Struct, frozen=True, kw_only=True):
-    """What became of the manifest's rows in one run; every row is counted exactly once."""
+    """What became of the rows of a manifest, or of those that were read; each is counted exactly once."""
 
     rows: int = 0
     results: dict[Reason, int] = {}
@@ -146,6 +147,16 @@ class Tally(Struct, frozen=True, kw_only=True):
         """Whether every row of the manifest is accounted for (design section 5)."""
         skipped = self.settled_earlier + self.duplicates + self.excluded
         return self.done + skipped + self.open == self.rows
+
+    def with_unread(self, *, rows: int, settled_earlier: int) -> Tally:
+        """Add the rows that were not read: those that had their answer earlier, and others, which are open.
+
+        Args:
+            rows: All rows of the manifest, as its check counted them.
+            settled_earlier: Those that had their answer before the run, as it counted them.
+        """
+        unread = rows - self.rows - (settled_earlier - self.settled_earlier)
+        return replace(self, rows=rows, settled_earlier=settled_earlier, open=self.open + unread)
 
 
 class StoppedMerchant(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class Lane:
     @property
     def left_open(self) -> int:
         """Invoices that were to be asked about and have no row of this run."""
-        tally = self.pipeline.tally(rows=self.pipeline.rows_read)
+        tally = self.pipeline.tally()
         return self.to_ask - (tally.done - tally.results.get(Reason.INVALID_ID, 0))
 
 
@@ -124,24 +124,20 @@ class Fleet:
             if lane.stopped_by is not None
         )
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far.
-
-        Args:
-            rows: Data rows of the manifest, as its check counted them; what was not read is open.
-        """
-        parts = [lane.pipeline.tally(rows=lane.pipeline.rows_read) for lane in self._lanes.values()]
+    def tally(self) -> Tally:
+        """Count what became of the rows that were read so far."""
+        parts = [lane.pipeline.tally() for lane in self._lanes.values()]
         results: Counter[Reason] = Counter()
         for part in parts:
             results.update(part.results)
         return Tally(
-            rows=rows,
+            rows=sum(part.rows for part in parts),
             results=dict(results),
             cancelable=sum(part.cancelable for part in parts),
             settled_earlier=sum(part.settled_earlier for part in parts),
             duplicates=sum(part.duplicates for part in parts),
             excluded=sum(part.excluded for part in parts),
-            open=rows + sum(part.open - part.rows for part in parts),
+            open=sum(part.open for part in parts),
         )
 
     def vitals(self, *, to_settle: int, set_rate: float | None) -> Vitals:

@@ -127,20 +127,16 @@ class Pipeline:
         """Results that the sink has taken."""
         return self._results.total() + self._cancelable
 
-    def tally(self, *, rows: int) -> Tally:
-        """Count what became of the rows so far.
-
-        Args:
-            rows: Data rows of the manifest, as its check counted them; what was not read is open.
-        """
+    def tally(self) -> Tally:
+        """Count what became of the rows that were read so far."""
         return Tally(
-            rows=rows,
+            rows=self.rows_read,
             results=dict(self._results),
             cancelable=self._cancelable,
             settled_earlier=self._settled_earlier,
             duplicates=self._skips[SkipReason.DUPLICATE],
             excluded=self._skips[SkipReason.EXCLUDED],
-            open=self._left_open + len(self._in_hand) + rows - self.rows_read,
+            open=self._left_open + len(self._in_hand),
         )
 
     def pass_over(self, row: ManifestRow) -> None:

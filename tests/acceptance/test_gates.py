@@ -87,6 +87,20 @@ def test_a_limit_is_said_before_and_after(run_command: RunCommand, tmp_path: Pat
     assert "Stopped where asked: --limit 4 was reached. 5 rows left for the next run." in ended.stdout
 
 
+def test_an_answer_that_a_run_did_not_come_to_is_not_left_open(
+    run_command: RunCommand, tmp_path: Path, read_ledger: ReadLedger
+) -> None:
+    """Yesterday's invoices stand at the end of today's manifest: what a limit leaves are today's alone."""
+    run_command("run", write_manifest(tmp_path, numbered(5)), *SANDBOX)
+    manifest = write_manifest(tmp_path, [*numbered(9, "NEW-"), *numbered(5)])
+    ended = run_command("run", manifest, *SANDBOX, "--limit", "4")
+    assert ended.returncode == 7, ended.stderr
+    assert "--limit 4 was reached. 5 rows left for the next run." in ended.stdout
+    counts = read_ledger(tmp_path / LEDGER)[-1]["counts"]
+    assert (counts["rows"], counts["settled_earlier"], counts["open"]) == (14, 5, 5)
+    assert run_command("verify", tmp_path / LEDGER, "--manifest", manifest).returncode == 0
+
+
 def test_a_duration_is_exit_7(
     run_command: RunCommand, tmp_path: Path, simulator: Simulator, read_ledger: ReadLedger
 ) -> None:

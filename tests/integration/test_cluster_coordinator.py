@@ -50,6 +50,7 @@ from batchcancel.model import (
     Result,
     RunState,
     RunSummary,
+    Tally,
 )
 from batchcancel.pipeline import Entrance
 from batchcancel.retry import Case
@@ -569,7 +570,7 @@ async def test_answers_of_an_earlier_coordinator_s_shards_are_written_once(bench
         await coordinator.commit_adopted(done)
         assert bench.results() == {"2600": 1}
         await coordinator.commit_adopted(done)
-        assert coordinator.tally(rows=31).is_conserved
+        assert coordinator.tally().is_conserved
         await hosts.drive(coordinator)
 
     _, summary = await bench.run(drive)
@@ -595,6 +596,21 @@ async def test_what_an_earlier_coordinator_had_written_is_not_written_again(benc
     _, summary = await bench.run(drive)
     assert bench.results() == dict.fromkeys(ids(10), 1)
     assert (summary.tally.settled_earlier, summary.tally.results) == (5, {Reason.CANCELED: 5})
+
+
+async def test_what_was_answered_before_it_was_read_is_not_left_open(bench: Bench) -> None:
+    """It is told to end during a take-over: nothing is read any more, and every row has its answer."""
+    bench.write(*ids(10))
+    await bench.run(Hosts().drive, limit=5)
+    asks = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(10))]
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(asks[5:8])
+        coordinator.stop_as_asked("For the test.")
+        await coordinator.commit_adopted(report(map(answer, asks[5:8])))
+
+    _, summary = await bench.run(drive)
+    assert summary.tally == Tally(rows=10, results={Reason.CANCELED: 3}, settled_earlier=5, open=2)
 
 
 # --- merchants ------------------------------------------------------------------------------------

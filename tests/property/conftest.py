@@ -292,6 +292,10 @@ class Ending:
     died: bool
 
 
+def _settled_among(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    return [row for row in rows if row.duplicate_of is None and row.standing is Standing.SETTLED]
+
+
 class Computer:
     """Runs the product's parts, as the job puts them together, on a disk and a clock of its own."""
 
@@ -350,7 +354,9 @@ class Computer:
         return Ending(
             state=state,
             why=why,
-            tally=self._fleet.tally(rows=len(rows)) if self._fleet else Tally(rows=len(rows), open=len(rows)),
+            tally=(self._fleet.tally() if self._fleet else Tally()).with_unread(
+                rows=len(rows), settled_earlier=self._settled
+            ),
             rows=rows,
             stopped={one.merchant_id: one.open for one in stopped},
             died=self._is_dead,
@@ -358,6 +364,8 @@ class Computer:
 
     def _boot(self, trouble: Trouble) -> None:
         self.run_number += 1
+        self._settled = 0
+        """Rows that earlier runs have answered, once that is known."""
         self.is_stopping = False
         self._loop.thread_takes_s = self.thread_takes_s
         self._trouble = trouble
@@ -392,6 +400,7 @@ class Computer:
         self, rows: Sequence[ManifestRow], ledger: Ledger, record: RunRecord
     ) -> tuple[RunState, str | None]:
         rows = self._placed(rows, ledger)
+        self._settled = len(_settled_among(rows))
         settings = self._settings()
         purpose = to_cancel(
             self._opened(rows, ledger),
@@ -446,7 +455,7 @@ class Computer:
 
     def _opened(self, rows: Sequence[ManifestRow], ledger: Ledger) -> Opened:
         first = [row for row in rows if row.duplicate_of is None]
-        settled = [row for row in first if row.standing is Standing.SETTLED]
+        settled = _settled_among(rows)
         valid = Counter(row.merchant_id for row in first if row.valid)
         open_of = valid - Counter(row.merchant_id for row in settled if row.valid)
         return Opened(

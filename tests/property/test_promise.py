@@ -355,8 +355,7 @@ class Audit:
                 self._require(is_its, f"row {row['row']} is another one in the manifest")
         if ending.state is RunState.COMPLETE:
             self._require(tally.open == 0, f"complete, but {tally}")
-        if ending.state is RunState.COMPLETE or (ending.stopped and not self.is_stopping):
-            self._require(tally.settled_earlier == settled, f"{settled} were settled before: {tally}")
+        self._require(tally.settled_earlier == settled, f"{settled} were settled before: {tally}")
 
     def _check_stopped(self, ending: Ending, results: Mapping[str, str]) -> None:
         """What a merchant that was stopped alone has left open, counted likewise."""

@@ -147,7 +147,8 @@ class House:
             await self.fleet.run(self.manifest(rows))
         finally:
             self.ended_at = asyncio.get_running_loop().time()
-            self.tally = self.fleet.tally(rows=len(rows))
+            settled = sum((row.merchant_id, row.invoice_id) in self.answered_earlier for row in rows)
+            self.tally = self.fleet.tally().with_unread(rows=len(rows), settled_earlier=settled)
             assert self.tally.is_conserved
         return self.tally
 

@@ -134,8 +134,15 @@ class House:
         try:
             await self.pipeline.run(self.manifest(rows))
         finally:
-            self.tally = self.pipeline.tally(rows=len(rows))
+            self.tally = self.pipeline.tally().with_unread(
+                rows=len(rows), settled_earlier=self.settled_among(rows)
+            )
         return self.tally
+
+    def settled_among(self, rows: Iterable[ManifestRow]) -> int:
+        """Count as the check does: rows that repeat none, whose invoices have their answer."""
+        firsts = [invoice_key(row.invoice_id, valid=row.valid) for row in rows if row.duplicate_of is None]
+        return sum(key in self.settled for key in firsts)
 
     def reasons(self) -> dict[str, Reason]:
         return {row.invoice_id: row.reason for row in self.rows if isinstance(row, Result)}

@@ -128,7 +128,7 @@ class PlanJob:
 
     def tally(self) -> Tally:
         """Count what became of the rows so far."""
-        return self._reading.tally(rows=self.check.rows)
+        return self._reading.tally(rows=self.check.rows, settled_earlier=self.check.settled)
 
     async def run(self) -> PlanSummary:
         """Look up every invoice that a run would ask about, and sum up; once.
@@ -147,7 +147,11 @@ class PlanJob:
         ending = COMPLETE
         if self.check.rows:
             ending = await self._reading.look_up(
-                self._manifest.rows(), self, open_of=self._open_of(), count=self.check.rows
+                self._manifest.rows(),
+                self,
+                open_of=self._open_of(),
+                count=self.check.rows,
+                settled_earlier=self.check.settled,
             )
         tally = self.tally()
         if self._file is not None:
