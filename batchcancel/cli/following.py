@@ -47,9 +47,15 @@ class _View:
     def __init__(self, job: FollowedJob) -> None:
         self._job = job
         self._left = asyncio.Event()
+        """Set once whoever watches wants to leave."""
         self._telling: set[asyncio.Task[None]] = set()
 
     async def show(self) -> None:
+        """Show it until it has ended or is left; what another coordinator goes on with begins anew."""
+        while self._job.ended is None and not self._left.is_set():
+            await self._show_run()
+
+    async def _show_run(self) -> None:
         job = self._job
         watched = Watched(
             total=job.progress.score.to_settle,
@@ -76,8 +82,9 @@ class _View:
                 raise result
 
     async def _keep_fresh(self) -> None:
-        """Look again and again until the job has ended; one that does not answer gets some time to."""
-        while self._job.ended is None:
+        """Look again and again until this run has ended; one that does not answer gets some time to."""
+        run_id = self._job.memo.run_id
+        while self._job.ended is None and self._job.memo.run_id == run_id:
             await asyncio.sleep(LOOK_EVERY_S)
             if said := await self._job.look_patiently():
                 say(said, fg="yellow")

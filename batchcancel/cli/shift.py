@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from batchcancel.cli import exit_codes, say
 from batchcancel.cli.log import open_log_of
@@ -27,8 +29,8 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
     Raises:
         UsageError: The keys or Temporal can't be used.
     """
-    with signals_cancel(before_run), closing(open_log_of(settings)) as log:
-        shards = ShardWorker(settings, on_event=log)
+    with signals_cancel(before_run), closing(open_log_of(settings)) as log, _without_noise():
+        shards = ShardWorker(settings, on_event=log, on_stop=_say_why_stopped)
         engine = await connect(options)
         queue = shard_queue_of(shards.account, options)
         leave = _Leave(shards)
@@ -37,6 +39,19 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
             working = shards.run(engine, queue, slots=slots, leaving=leave.asked)
             await while_let_in(engine, options, working, on_away=_say_whether_away)
     return exit_codes.of_signal(stops.received[0])
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep back what the SDK warns of and nobody can do anything about."""
+    with warnings.catch_warnings():
+        # Of a shard that is taken back while its worker hands it in.
+        warnings.filterwarnings("ignore", message="Cannot find activity to cancel")
+        yield
+
+
+def _say_why_stopped(why: str) -> None:
+    say(f"A shard was stopped: {why}", fg="yellow")
 
 
 def _say_whether_away(is_away: bool) -> None:  # noqa: FBT001 - a callback

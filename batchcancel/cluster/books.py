@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 from batchcancel.cluster.messages import MerchantStop, Receipt, Score, Shard
-from batchcancel.cluster.packing import MOST_TEXT, Ask
+from batchcancel.cluster.packing import Ask, match_of
 from batchcancel.cluster.shares import Shares
 from batchcancel.job.lanes import gates_of
 from batchcancel.job.workforce import Work
@@ -48,7 +48,7 @@ class OpenInvoice:
             invoice_id=row.invoice_id,
             merchant_id=row.merchant_id,
             is_in_doubt=self.case.doubted_earlier,
-            match=row.match and {name: text[:MOST_TEXT] for name, text in row.match.items()},
+            match=match_of(row),
         )
 
 

@@ -230,7 +230,8 @@ class Coordinator:
         """Get ready for the answers of an earlier coordinator's shards: this takes one pass over the rows.
 
         Args:
-            asks: The invoices of its shards, out of the same manifests.
+            asks: The invoices of its shards. Its manifests may have been other ones: an invoice that is not
+                in this run's, or not open there, gets no row.
         """
         await self._intake.adopt(asks)
 

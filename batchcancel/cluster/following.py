@@ -9,11 +9,12 @@ from typing import Any, Final
 import msgspec
 from temporalio.client import Client as Engine
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster.messages import Ended, Memo, Progress
 from batchcancel.cluster.pulses import Pulses
-from batchcancel.cluster.running import RunningJob, ended_of, first_run_id_of, pulses_in
+from batchcancel.cluster.running import REPLACED, RunningJob, ended_of, first_run_id_of, job_in, pulses_in
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.model import Outcome, PauseCause, Vitals
 
@@ -53,7 +54,8 @@ class FollowedJob:
 
         Raises:
             ClusterError: Somebody has ended it in Temporal, or a limit of the server.
-            EngineError: Its coordinator does not answer, or Temporal does not.
+            EngineError: Its coordinator does not answer, or Temporal does not, or another coordinator has
+                come in its place and not begun.
         """
         try:
             await self._look()
@@ -66,12 +68,13 @@ class FollowedJob:
         """Find out how it goes; where nobody answers, that is endured for a while.
 
         Returns:
-            None, or a sentence where it has just fallen silent.
+            None, or a sentence where it has just fallen silent or another coordinator goes on with it.
 
         Raises:
             ClusterError: As ``look`` says.
             EngineError: Nobody has answered for 60 s.
         """
+        run_id = self.memo.run_id
         try:
             await self.look()
         except EngineError as exc:
@@ -83,6 +86,9 @@ class FollowedJob:
                 raise
         else:
             self._silent_since = None
+        if self.memo.run_id != run_id:
+            whose = f"{self.memo.operator} on {self.memo.host}"
+            return f"{self.name} goes on with another 'batchcancel submit', of {whose}."
         return None
 
     @property
@@ -125,10 +131,7 @@ class FollowedJob:
 
     @property
     def _was_ended(self) -> str:
-        return (
-            f"The job {self.name} was ended in Temporal: by somebody, by another coordinator that came in "
-            "its place, or by a limit of the server."
-        )
+        return f"The job {self.name} was ended in Temporal: by somebody, or by a limit of the server."
 
     async def _look(self) -> None:
         found = await self._describe()
@@ -142,7 +145,11 @@ class FollowedJob:
             else:
                 self._pulses.note(pulses_in(found), out=self.progress.score.out)
                 return
-        self.ended = ended = await self._ending()
+        ended = await self._ending()
+        if ended is None:
+            await self._follow_on()
+            return
+        self.ended = ended
         state = "canceled" if ended.is_canceled else "ended"
         self.progress = Progress(state=state, score=ended.score, shards_out=0, window=1, rate=None)
         self._pulses.note((), out=())
@@ -155,10 +162,28 @@ class FollowedJob:
         is_this = first_run_id_of(found) == self._job.first_run_id
         return is_this and found.status is WorkflowExecutionStatus.RUNNING
 
-    async def _ending(self) -> Ended:
+    async def _follow_on(self) -> None:
+        """Go on with the job of the coordinator that has come in the place of this one's.
+
+        Raises:
+            EngineError: That one has not begun.
+        """
+        self._pulses.note((), out=())
+        successor = await job_in(await self._describe(), self._job.handle)
+        is_another = successor.first_run_id != self._job.first_run_id
+        if not is_another or successor.memo.ledger != self.memo.ledger:
+            raise EngineError(f"Another 'batchcancel submit' takes over {self.name} and has not begun yet.")
+        self._job = successor
+        await self._look()
+
+    async def _ending(self) -> Ended | None:
+        """Return what it came to; None if another coordinator has come in the place of its own."""
         handle = self._engine.get_workflow_handle(self._job.handle.id, run_id=self._job.run_id)
         try:
             result: Any = await handle.result(rpc_timeout=_CALL)
-        except WorkflowFailureError:
+        except WorkflowFailureError as exc:
+            if isinstance(exc.cause, TerminatedError) and exc.cause.message == REPLACED:
+                return None
             raise ClusterError(self._was_ended) from None
-        return ended_of(result, self.progress.score)
+        ended = ended_of(result, self.progress.score)
+        return None if ended.is_handed_over and not ended.is_canceled else ended

@@ -205,6 +205,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     is_canceled: bool
     """Whether somebody ended it who watched it."""
     score: Score
+    is_handed_over: bool = False
+    """Whether another coordinator has ended it, to go on with the rest itself."""
 
 
 class Memo(Struct, frozen=True, kw_only=True):

@@ -53,6 +53,11 @@ class Ask(Struct, frozen=True, array_like=True, omit_defaults=True):
         )
 
 
+def match_of(row: ManifestRow) -> dict[MatchField, str] | None:
+    """Return what a worker is told that an invoice has to be like; None if nothing is compared."""
+    return row.match and {name: text[:MOST_TEXT] for name, text in row.match.items()}
+
+
 class Answer(Struct, frozen=True, array_like=True):
     """What became of one invoice; the fields are those of ``model.Result``."""
 

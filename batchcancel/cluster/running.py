@@ -32,6 +32,8 @@ from batchcancel.errors import EngineError
 from batchcancel.settings.engine import EngineOptions
 
 MEMO: Final = "job"
+REPLACED: Final = "another coordinator has come in its place"
+"""Why a workflow was terminated that its successor could not go on with."""
 _ANSWER: Final = timedelta(seconds=5)
 """How long a job may take to say how it is."""
 LOOK_EVERY_S: Final = 1.0
@@ -58,7 +60,7 @@ async def asking(options: EngineOptions) -> AsyncIterator[Engine]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningJob:
-    """A job whose workflow has not ended."""
+    """A job whose workflow had not ended when it was found, as a rule."""
 
     handle: WorkflowHandle[Any, Any]
     memo: Memo
@@ -166,8 +168,11 @@ async def the_job(engine: Engine, name: str | None) -> RunningJob:
 async def _running(
     found: WorkflowExecutionDescription, handle: WorkflowHandle[Any, Any]
 ) -> RunningJob | None:
-    if found.status is not WorkflowExecutionStatus.RUNNING:
-        return None
+    return await job_in(found, handle) if found.status is WorkflowExecutionStatus.RUNNING else None
+
+
+async def job_in(found: WorkflowExecutionDescription, handle: WorkflowHandle[Any, Any]) -> RunningJob:
+    """Return the job of a workflow that was found, whether or not it has ended."""
     memo = await found.memo_value(MEMO, type_hint=Memo)
     return RunningJob(
         handle=handle,
@@ -193,6 +198,15 @@ def ended_of(result: Any, score: Score | None = None) -> Ended:  # noqa: ANN401 
     if isinstance(result, bool):
         return Ended(is_canceled=result, score=score or Score(to_settle=0))
     return msgspec.convert(result, Ended)
+
+
+def in_use(running: RunningJob | None) -> str:
+    """Say that a job has the quota; None if it is not known any more which."""
+    whose = ""
+    if running is not None:
+        memo = running.memo
+        whose = f" ({memo.ledger} on {memo.host}, of {memo.operator}, since {memo.started_at})"
+    return f"Another job{whose} uses this quota. One at a time may: 'batchcancel status' tells how far it is."
 
 
 def pulses_in(found: WorkflowExecutionDescription) -> list[Pulse]:

@@ -56,19 +56,25 @@ class ShardWorker:
     """Work on the shards of one account, with the worker's own credentials."""
 
     def __init__(
-        self, settings: Settings, *, on_event: Callable[[Event], None] = lambda _event: None
+        self,
+        settings: Settings,
+        *,
+        on_event: Callable[[Event], None] = lambda _event: None,
+        on_stop: Callable[[str], None] = lambda _why: None,
     ) -> None:
         """Read the keys; nothing is opened.
 
         Args:
             settings: Where to call and as whom.
             on_event: Told of everything that happens to requests; must not block.
+            on_stop: Told why a shard, or a merchant's part of one, could not be worked on to its end.
 
         Raises:
             SettingsError: A file of keys can't be used, or the simulator in this process would be called.
         """
         self._settings = settings
         self._on_event = on_event
+        self._on_stop = on_stop
         self._keys = load_keys(settings)
         self.account: Final[Account] = account_of(settings, merchant_id=self._keys.identity.merchant_id)
         self._clock = ServiceClock(time.time)
@@ -122,6 +128,18 @@ class ShardWorker:
     @activity.defn
     async def run_shard(self, shard: Shard) -> ShardReport:
         """Bring the invoices of a shard to their ends, or to where somebody stops it."""
+        try:
+            report = await self._work_on(shard)
+        except ApplicationError as exc:
+            self._on_stop(exc.message)
+            raise
+        if report.stop is not None:
+            self._on_stop(report.stop.why)
+        for stopped in report.stopped_merchants:
+            self._on_stop(f"{stopped.merchant_id or self.account.merchant_id}: {stopped.why}")
+        return report
+
+    async def _work_on(self, shard: Shard) -> ShardReport:
         self._check_shard(shard)
         lease = Lease(_CLOCK)
         try:

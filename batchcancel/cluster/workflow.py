@@ -65,6 +65,7 @@ class AccountRun:
         self._is_paused = task.is_paused
         self._is_ending = False
         self._is_canceled = False
+        self._is_handed_over = False
         self._is_renewing = False
         self._is_at_end = False
         self._has_got_rest = False
@@ -94,7 +95,11 @@ class AccountRun:
             if self._wants_more:
                 await self._fetch()
             elif not self._shards and (self._is_ending or self._is_at_end):
-                return Ended(is_canceled=self._is_canceled, score=self._score)
+                return Ended(
+                    is_canceled=self._is_canceled,
+                    score=self._score,
+                    is_handed_over=self._is_handed_over,
+                )
             elif not self._shards and self._is_renewing:
                 workflow.continue_as_new(
                     Task(
@@ -140,6 +145,12 @@ class AccountRun:
     def cancel(self) -> None:
         """End because somebody wants that who watches it: what it returns tells the coordinator."""
         self._is_canceled = True
+        self.end()
+
+    @workflow.signal
+    def hand_over(self) -> None:
+        """End because another coordinator has come in the place of the one that began it."""
+        self._is_handed_over = True
         self.end()
 
     @workflow.signal

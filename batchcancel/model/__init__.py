@@ -4,6 +4,7 @@ Everything here is frozen and knows nothing of HTTP, files or asyncio.
 """
 
 from batchcancel.model.events import (
+    AnswersUnclaimed,
     ClockSet,
     DecryptionFailed,
     Event,
@@ -56,6 +57,7 @@ from batchcancel.model.words import (
 
 __all__ = [
     "REASONS",
+    "AnswersUnclaimed",
     "ClockSet",
     "DecryptionFailed",
     "Event",

@@ -95,6 +95,12 @@ class MerchantStopped(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class AnswersUnclaimed(Struct, frozen=True, kw_only=True):
+    """Workers of an earlier job have answers that no row of this one's manifests can take."""
+
+    count: int
+
+
 class KeyFileChanged(Struct, frozen=True, kw_only=True):
     """A file of keys is another one than when it was read last."""
 
@@ -134,6 +140,7 @@ Event = (
     | GroupCommitted
     | StopRequested
     | MerchantStopped
+    | AnswersUnclaimed
     | KeyFileChanged
     | DecryptionFailed
     | ListProgressed

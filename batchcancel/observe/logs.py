@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 from batchcancel.model import (
+    AnswersUnclaimed,
     ClockSet,
     DecryptionFailed,
     Event,
@@ -29,6 +30,7 @@ from batchcancel.model import (
 )
 from batchcancel.observe.colour import wants_colour
 
+_UNCLAIMED: Final = "the manifest has no row that takes them; a plan of the earlier manifest shows them"
 _WORTH_A_WARNING: Final = frozenset({PauseCause.OUTAGE, PauseCause.ENGINE_AWAY})
 """The pauses that somebody may have to do something about; a service that asks for patience is everyday."""
 
@@ -158,18 +160,20 @@ def _write(log: Any, event: Event) -> None:  # noqa: ANN401 - structlog's own ty
                 looked_up=event.looked_up,
                 to_look_up=event.to_look_up,
             )
-        case StopRequested() | MerchantStopped():
-            _write_stop(log, event)
+        case StopRequested() | MerchantStopped() | AnswersUnclaimed():
+            _write_left(log, event)
         case KeyFileChanged() | DecryptionFailed():
             _write_key(log, event)
 
 
-def _write_stop(log: Any, event: StopRequested | MerchantStopped) -> None:  # noqa: ANN401 - as above
+def _write_left(log: Any, event: StopRequested | MerchantStopped | AnswersUnclaimed) -> None:  # noqa: ANN401 - as above
     match event:
         case StopRequested():
             log.info("stop.requested", why=event.why)
         case MerchantStopped():
             log.warning("merchant.stopped", merchant_id=event.merchant_id, why=event.why)
+        case AnswersUnclaimed():
+            log.warning("answers.unclaimed", count=event.count, hint=_UNCLAIMED)
 
 
 def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # noqa: ANN401 - as above

@@ -61,6 +61,11 @@ class Entrance:
             self._left_to_ask -= 1
         return True
 
+    def count_in(self) -> None:
+        """Count an invoice that others have asked about and this run has the answer of."""
+        if self._left_to_ask:
+            self._left_to_ask -= 1
+
     def note(self, case: Case, result: Result) -> SafetyStopError | None:
         """Take in a row; return why the run has to stop, if it has to."""
         failure: SafetyStopError | None = self._thresholds.note(result)

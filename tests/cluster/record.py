@@ -141,6 +141,12 @@ async def _canceled(stage: Stage, handle: Handle) -> None:
     await handle.signal(AccountRun.cancel)
 
 
+async def _handed_over(stage: Stage, handle: Handle) -> None:
+    """Have another coordinator come."""
+    await stage.is_waiting.wait()
+    await handle.signal(AccountRun.hand_over)
+
+
 async def _ended_before_it_began(stage: Stage, handle: Handle) -> None:
     """Have somebody end it while no worker has any of its shards."""
     while "run_shard" not in await _pending(handle):
@@ -163,6 +169,7 @@ _STORIES: Final[dict[str, tuple[Callable[[Stage, Handle], Awaitable[None]], Call
     "whole": (_whole, lambda: Stage("done", "rest", "done")),
     "asked": (_asked, lambda: Stage("waits", "waits", "done")),
     "canceled": (_canceled, lambda: Stage("done", "waits")),
+    "handed-over": (_handed_over, lambda: Stage("done", "waits")),
     "untouched": (_ended_before_it_began, lambda: Stage("done", "done", has_workers=False)),
     "given-up": (_late, lambda: Stage("silent", "silent", "done")),
     "failed": (_whole, lambda: Stage("done", "fails", "done", "done")),
@@ -195,11 +202,11 @@ async def _record(client: Client, name: str, version: str) -> None:
     (_VECTORS / f"{version}-{name}.json").write_text(text, encoding="utf-8")
 
 
-async def _main(address: str, version: str) -> None:
+async def _main(address: str, version: str, names: list[str]) -> None:
     await connect(EngineOptions(address=address))  # a sentence, if it is not there
     client = await Client.connect(address, data_converter=DATA_CONVERTER, identity="recorder")
     _VECTORS.mkdir(exist_ok=True)
-    for name in _STORIES:
+    for name in names:
         await _record(client, name, version)
 
 
@@ -207,5 +214,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="localhost:7233")
     parser.add_argument("--version", required=True, help="of the workflow that is recorded")
+    parser.add_argument("--story", action="append", choices=_STORIES, help="which; all of them without")
     arguments = parser.parse_args()
-    asyncio.run(_main(arguments.address, arguments.version))
+    asyncio.run(_main(arguments.address, arguments.version, arguments.story or list(_STORIES)))

@@ -41,7 +41,9 @@ from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.ledger.disk import Disk
 from batchcancel.model import (
+    AnswersUnclaimed,
     Event,
+    MatchField,
     PauseCause,
     PauseEnded,
     PauseStarted,
@@ -594,6 +596,7 @@ async def test_what_an_earlier_coordinator_had_written_is_not_written_again(benc
         await Hosts().drive(coordinator)
 
     _, summary = await bench.run(drive)
+    assert not [event for event in bench.events if isinstance(event, AnswersUnclaimed)]
     assert bench.results() == dict.fromkeys(ids(10), 1)
     assert (summary.tally.settled_earlier, summary.tally.results) == (5, {Reason.CANCELED: 5})
 
@@ -611,6 +614,50 @@ async def test_what_was_answered_before_it_was_read_is_not_left_open(bench: Benc
 
     _, summary = await bench.run(drive)
     assert summary.tally == Tally(rows=10, results={Reason.CANCELED: 3}, settled_earlier=5, open=2)
+
+
+async def test_answers_find_their_rows_in_another_manifest(bench: Bench) -> None:
+    """Its rows stand elsewhere, one is gone, and a mismatch counts only if it was held against the same."""
+    bench.write("1,5.00", "2,6.00", "3,7.00", "2,6.00", header="invoice_id,total")
+    old = [
+        Ask(7, "3", match={MatchField.TOTAL: "9.99"}),
+        Ask(8, "gone", match={MatchField.TOTAL: "1.00"}),
+        Ask(0, "2", match={MatchField.TOTAL: "6.00"}),
+    ]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        reasons = (Reason.MISMATCH, Reason.CANCELED, Reason.MISMATCH)
+        for _ in range(2):  # the word that it is written may be lost
+            await coordinator.commit_adopted(report(map(answer, old, reasons)))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive, match=("total=total",), max_mismatch=100.0)
+    rows = {row["row"]: (row["invoice_id"], row["reason"]) for row in bench.rows() if row["type"] == "result"}
+    assert rows == {1: ("1", "canceled"), 2: ("2", "mismatch"), 3: ("3", "canceled")}
+    assert hosts.asked == {"1": 1, "3": 1}
+    assert summary.tally.duplicates == 1
+    assert [event for event in bench.events if isinstance(event, AnswersUnclaimed)] == [
+        AnswersUnclaimed(count=1)
+    ]
+
+
+async def test_a_limit_counts_what_an_earlier_coordinator_s_shards_bring(bench: Bench) -> None:
+    """Four rows were asked for, and three are there by that."""
+    bench.write(*ids(10))
+    old = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(3))]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(report(map(answer, old)))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive, limit=4)
+    assert summary.tally == Tally(rows=10, results={Reason.CANCELED: 4}, open=6)
+    assert summary.why == "--limit 4 was reached."
+    assert hosts.asked == {ids(4)[-1]: 1}
 
 
 # --- merchants ------------------------------------------------------------------------------------

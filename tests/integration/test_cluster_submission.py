@@ -13,11 +13,12 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from batchcancel.cluster import access, submission
+from batchcancel.cluster import access, contact, submission, takeover
 from batchcancel.cluster.messages import (
     Account,
     Ended,
@@ -27,6 +28,7 @@ from batchcancel.cluster.messages import (
     Shard,
     ShardReport,
     ShardRequest,
+    Task,
 )
 from batchcancel.cluster.packing import Answer, Packer, unpack_asks
 from batchcancel.cluster.submission import Submission
@@ -93,12 +95,16 @@ class Temporal:
     """How often each invoice was given to a worker."""
     on_start: Callable[[], None] = lambda: None
     """Done just before a workflow would start."""
+    on_task: Callable[[Any], None] = lambda _task: None
+    """Told what a workflow is given at its start."""
     work_on: Callable[[Shard], ShardReport] = all_canceled
     """What workers do."""
     is_stuck: bool = False
     """Whether no shard is ever handed out."""
     is_canceled: bool = False
     """Whether somebody has asked for the end of the workflow that is there; of the next one nobody has."""
+    is_handed_over: bool = False
+    """Whether another coordinator ends it."""
     is_deaf: bool = False
     """Whether it does not end when it is told to."""
     progress: Progress = RUNNING
@@ -124,8 +130,9 @@ class Temporal:
     def id(self) -> str:
         return NAME
 
-    async def start_workflow(self, *_: object, memo: dict[str, Memo], **_others: object) -> Temporal:
+    async def start_workflow(self, *given: Any, memo: dict[str, Memo], **_others: object) -> Temporal:
         self.on_start()
+        self.on_task(given[1] if given else None)
         if self.memo is None or self.status is not WorkflowExecutionStatus.RUNNING:
             self.memo, self.status = memo["job"], WorkflowExecutionStatus.RUNNING
             self.has_ended.clear()
@@ -169,7 +176,7 @@ class Temporal:
                 await self._bring(shard.number, self.work_on(shard))
         self.memo = None
         is_canceled, self.is_canceled = self.is_canceled, False
-        return Ended(is_canceled=is_canceled, score=Score(to_settle=0))
+        return Ended(is_canceled=is_canceled, score=Score(to_settle=0), is_handed_over=self.is_handed_over)
 
     async def _bring(self, number: int, report: ShardReport) -> None:
         """Bring a report, again and again if it is not taken: so does the workflow."""
@@ -217,8 +224,9 @@ class Listener:
 @pytest.fixture
 def temporal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Temporal]:
     """Stand in for the server; nobody waits for the clock."""
-    monkeypatch.setattr(submission, "Worker", Listener)
-    monkeypatch.setattr(submission, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(contact, "Worker", Listener)
+    monkeypatch.setattr(contact, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(submission, "_LOOK_AWAY_S", 0.01)
     monkeypatch.setattr(access, "_LOOK_S", 0.01)
     monkeypatch.setattr(access, "_PATIENCE_S", 0.05)
     one = Temporal()
@@ -369,6 +377,17 @@ async def test_a_workflow_that_is_terminated_stops_the_job(bench: Bench) -> None
     assert "ended in Temporal" in await bench.stopped()
 
 
+async def test_a_job_that_another_coordinator_has_taken_is_not_told_as_done(bench: Bench) -> None:
+    """Somebody has copied the ledger to another host, and begun there too."""
+    bench.temporal.is_stuck = bench.temporal.is_handed_over = True
+
+    def end_soon(_task: object) -> None:
+        asyncio.get_running_loop().call_soon(bench.temporal.has_ended.set)
+
+    bench.temporal.on_task = end_soon
+    assert "which has a copy of this ledger, has taken the job over" in await bench.stopped()
+
+
 @pytest.mark.parametrize(
     "answers",
     [
@@ -478,7 +497,7 @@ async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -
 async def test_an_earlier_workflow_that_fails_is_ended_and_its_leases_waited_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, fate: BaseException
 ) -> None:
-    """As one with another manifest is, of which nothing is asked first."""
+    """What its shards had not handed in is asked about again, once no worker can be at it any more."""
     waited = await _waits(monkeypatch)
     await interrupted(bench)
     bench.temporal.fates[call] = [fate]
@@ -492,7 +511,7 @@ async def test_an_earlier_workflow_that_takes_too_long_is_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shards drain for 8 s at most; who takes a minute will not come any more."""
-    monkeypatch.setattr(submission, "_TAKE_OVER_S", 0.05)
+    monkeypatch.setattr(takeover, "_TAKE_OVER_S", 0.05)
     waited = await _waits(monkeypatch)
     await interrupted(bench)
     bench.temporal.is_stuck = True
@@ -523,6 +542,18 @@ async def test_a_cancel_that_nobody_heard_ends_the_next_one(bench: Bench) -> Non
     summary = await bench.run()
     assert (summary.state, summary.why) == (RunState.STOPPED, "'batchcancel cancel' asked for it.")
     assert bench.temporal.asked == {}
+
+
+async def test_what_somebody_has_asked_of_it_holds_on_with_another_manifest(bench: Bench) -> None:
+    """The nightly export came anew: that is no reason to undo what a person has asked for."""
+    await interrupted(bench)
+    (bench.folder / "ids.csv").write_text("invoice_id\n1\n2600\n2619\n", encoding="utf-8")
+    bench.temporal.progress = replace(RUNNING, state="paused", rate=3.0)
+    seen: list[Task] = []
+    bench.temporal.on_task = seen.append
+    summary = await bench.run()
+    assert summary.state is RunState.COMPLETE
+    assert [(task.is_paused, task.rate) for task in seen] == [(True, 3.0)]
 
 
 async def test_a_job_of_another_ledger_is_not_taken_over(bench: Bench) -> None:
@@ -567,7 +598,7 @@ async def _waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waited.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(submission, "_sleep_until", wait)
+    monkeypatch.setattr(takeover, "sleep_until", wait)
     return waited
 
 

@@ -82,10 +82,12 @@ OF_EXTRA: Final = {
             for name in (
                 "access",
                 "connection",
+                "contact",
                 "converter",
                 "following",
                 "running",
                 "submission",
+                "takeover",
                 "worker",
                 "workflow",
             )

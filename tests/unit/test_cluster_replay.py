@@ -42,6 +42,7 @@ def test_histories_tell_what_can_happen_to_a_job() -> None:
         "whole": "EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED",
         "asked": "EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED",
         "canceled": "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED",
+        "handed-over": "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED",
         "untouched": "EVENT_TYPE_ACTIVITY_TASK_CANCELED",
         "given-up": "EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT",
         "failed": "EVENT_TYPE_ACTIVITY_TASK_FAILED",

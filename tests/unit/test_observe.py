@@ -21,6 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from batchcancel.model import (
+    AnswersUnclaimed,
     ClockSet,
     DecryptionFailed,
     Event,
@@ -162,6 +163,15 @@ LINES: list[tuple[Event, dict[str, object]]] = [
             "level": "warning",
             "merchant_id": "shop_b",
             "why": "The key is refused.",
+        },
+    ),
+    (
+        AnswersUnclaimed(count=3),
+        {
+            "event": "answers.unclaimed",
+            "level": "warning",
+            "count": 3,
+            "hint": "the manifest has no row that takes them; a plan of the earlier manifest shows them",
         },
     ),
     (

@@ -154,12 +154,15 @@ class Hosts:
     open_files: contextlib.ExitStack
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *arguments: str | Path, address: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a command; what it writes goes to ``N.out`` and ``N.err``."""
+    def start(
+        self, *arguments: str | Path, address: str | None = None, secret: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command, perhaps with a wrong secret; what it writes goes to ``N.out`` and ``N.err``."""
+        wrong = {} if secret is None else {"BATCHCANCEL_SHARED_SECRET": secret}
         number = len(self.processes)
         process = subprocess.Popen(
             [self.command, *arguments, "--address", address or self.address],
-            env=self.environment | self.simulator.env,
+            env=self.environment | self.simulator.env | wrong,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=self._open(f"{number}.out"),
@@ -171,9 +174,13 @@ class Hosts:
     def _open(self, name: str) -> IO[bytes]:
         return self.open_files.enter_context((self.folder / name).open("wb"))
 
-    def worker(self, *, address: str | None = None, slots: int = 4) -> subprocess.Popen[bytes]:
+    def worker(
+        self, *, address: str | None = None, slots: int = 4, secret: str | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a worker, and return once it has said what it does."""
-        process = self.start("worker", "--slots", str(slots), *self.simulator.flags, address=address)
+        process = self.start(
+            "worker", "--slots", str(slots), *self.simulator.flags, address=address, secret=secret
+        )
         give_up_at = time.monotonic() + _PATIENCE_S
         while b"shards of" not in self.said(process):
             assert process.poll() is None, self.said(process)

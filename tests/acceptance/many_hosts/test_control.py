@@ -97,9 +97,22 @@ def test_worker_refuses_the_shards_of_another_account(server: Server, start_host
     submit = hosts.start("submit", "ids.csv", "--ledger", "ledger.jsonl", *queue, *hosts.simulator.flags)
     hosts.end(submit, 4)
     assert b"a task queue of its own" in hosts.said(submit)
+    assert b"A shard was stopped: This worker (" in others.said(worker)
     assert not hosts.simulator.requests()
     assert not others.simulator.requests()
     worker.terminate()
+
+
+def test_worker_whose_key_is_refused_says_so_too(server: Server, start_hosts: StartHosts) -> None:
+    """Whoever looks at its host sees why the job stopped; nothing was sent but the signed reads."""
+    hosts = start_hosts(server)
+    hosts.write_manifest(100)
+    worker = hosts.worker(secret="b3BlbnMgbm90aGluZw==")
+    submit = hosts.submit()
+    hosts.end(submit, 4)
+    for process in (submit, worker):
+        assert b"The service refuses the key or the account" in hosts.said(process)
+    assert {request["operation"] for request in hosts.simulator.requests()} == {"list"}
 
 
 _OF_A_VERSION: Final = """\

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,7 @@ def test_quota_holds_while_workers_come_and_go(server: Server, start_hosts: Star
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = hosts.write_manifest(1200)
     goes = hosts.worker()
-    submit = hosts.submit("--rate", "200")
+    submit = hosts.submit("--rate", "200", "--progress", "json")
     hosts.simulator.wait_for("cancel", 300)
     hosts.worker()
     goes.terminate()
@@ -70,6 +69,9 @@ def test_quota_holds_while_workers_come_and_go(server: Server, start_hosts: Star
     hosts.end(submit)
     assert hosts.check_truth(ids) == 0
     assert hosts.worst_second() <= 1.1 * 200
+    told = [json.loads(line) for line in hosts.said(submit).splitlines() if line.startswith(b"{")]
+    assert any(one["in_flight"] and one["workers"] == 2 for one in told)
+    assert [told[-1][key] for key in ("ended", "done", "in_flight", "workers")] == [True, 1200, 0, 0]
 
 
 def test_killed_coordinator_goes_on_where_it_was(server: Server, start_hosts: StartHosts) -> None:
@@ -129,16 +131,18 @@ def test_what_nobody_hears_is_said_and_kept_for_the_next_coordinator(
         hosts.end(told, 2)
         assert b"does not answer" in hosts.said(told)
         assert b"workers go on with what they have" in hosts.said(told)
+    # The nightly export came anew meanwhile, which is no reason to forget it.
+    (hosts.folder / "ids.csv").write_text("\n".join(["invoice_id", *reversed(ids)]) + "\n", encoding="utf-8")
     again = hosts.submit("--rate", "400")
     assert "'batchcancel cancel' asked for it" in hosts.end(again, 7)
     posts = hosts.simulator.posts()
     assert posts.total() == len(posts) < len(ids), "what the shards had begun, once"
 
 
-def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shards(
+def test_killed_coordinator_that_comes_back_with_another_manifest_goes_on_where_it_was(
     server: Server, start_hosts: StartHosts, command_path: Path
 ) -> None:
-    """No written answer is asked for again; the others only once no worker can be at them any more."""
+    """The nightly export came anew: answers are of the same invoices, wherever those stand now."""
     hosts = start_hosts(server, "--latency-ms", "20")
     ids = hosts.write_manifest(900)
     hosts.worker()
@@ -146,25 +150,16 @@ def test_killed_coordinator_that_comes_back_with_another_manifest_ends_its_shard
     hosts.simulator.wait_for("cancel", 400)
     submit.kill()
     hosts.end(submit, -9)
-    answered = {row["invoice_id"] for row in hosts.read_ledger(hosts.folder / "ledger.jsonl")[1:]}
-    assert len(answered) >= 100
 
     ids = [*map(str, range(200_000, 200_050)), *reversed(ids)]
     (hosts.folder / "ids.csv").write_text("\n".join(["invoice_id", *ids]) + "\n", encoding="utf-8")
     hosts.end(hosts.submit("--rate", "200"))
-    repeated = hosts.check_truth(ids)
-    requests = hosts.simulator.requests()
-    times = [request["at"] for request in requests]
-    silence_s, ended_at = max((later - at, at) for at, later in pairwise(times))
-    assert silence_s > hosts.LEASE_S - hosts.HEARTBEAT_S - 0.5, (
-        "they were at work until their next heartbeat at most"
-    )
-    early = {one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] <= ended_at}
-    late = [one["invoice_id"] for one in requests if one["operation"] == "cancel" and one["at"] > ended_at]
-    assert not answered.intersection(late)
-    assert repeated <= len(early - answered) <= 4 * 60
+    assert hosts.check_truth(ids) == 0
     subprocess.run(
-        [command_path, "verify", "ledger.jsonl"], cwd=hosts.folder, check=True, capture_output=True
+        [command_path, "verify", "ledger.jsonl", "--manifest", "ids.csv"],
+        cwd=hosts.folder,
+        check=True,
+        capture_output=True,
     )
 
 
