@@ -192,6 +192,26 @@ def _kill_coordinator(field: Field, chance: random.Random) -> None:
     field.coordinator = field.start_coordinator()
 
 
+def _kill_coordinator_and_the_next(field: Field, chance: random.Random) -> None:
+    """The next one is at its take-over, or has just begun."""
+    field.coordinator.kill()
+    field.coordinator.wait()
+    field.coordinator = field.start_coordinator()
+    time.sleep(chance.uniform(0.2, 2))
+    _kill_coordinator(field, chance)
+
+
+def _kill_coordinator_and_shuffle(field: Field, chance: random.Random) -> None:
+    """The export comes anew, in another order."""
+    manifest = field.folder / "ids.csv"
+    header, *ids = manifest.read_text(encoding="utf-8").splitlines()
+    field.coordinator.kill()
+    field.coordinator.wait()
+    chance.shuffle(ids)
+    manifest.write_text("\n".join([header, *ids]) + "\n", encoding="utf-8")
+    field.coordinator = field.start_coordinator()
+
+
 def _kill_server(field: Field, _chance: random.Random) -> None:
     field.server.kill()
     field.server.wait()
@@ -210,6 +230,8 @@ _BLOWS: Final[dict[str, tuple[Callable[[Field, random.Random], None], float | No
         2 * _UNCONFIRMED_S,
     ),
     "kill -9 of the coordinator": (_kill_coordinator, None),
+    "kill -9 of the coordinator, and of the next": (_kill_coordinator_and_the_next, None),
+    "kill -9 of the coordinator, another manifest": (_kill_coordinator_and_shuffle, None),
     "SIGTERM of the coordinator": (_tell_coordinator, None),
     "a pause": (_pause, None),
     "another rate": (_change_rate, None),

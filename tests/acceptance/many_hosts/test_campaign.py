@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 BLOWS = {
     "kill -9 of a worker",
-    "kill -9 of the coordinator",
+    "kill -9 of the coordinator, another manifest",
     "kill -9 of the server, 6 s away",
     "kill -9 of all workers, SIGTERM of the coordinator",
     "a worker frozen for 6 to 14 s",
     "a worker cut off for 6 to 14 s",
 }
-SEED = "3348"
+SEED = "11952"
 """One that begins with just these, of all that the campaign has."""
 
 
