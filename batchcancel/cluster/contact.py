@@ -12,11 +12,12 @@ from temporalio.client import Client as Engine
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from batchcancel.cluster.coordinator import Coordinator
 from batchcancel.cluster.messages import Issue, Receipt, ShardReport, ShardRequest
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError
 
-T = TypeVar("T")
+_Answer = TypeVar("_Answer")
 
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
@@ -24,61 +25,90 @@ _FOR_GOOD: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNIM
 """What a server says that would say the same of the same call."""
 
 
-async def persistently(call: Callable[[], Awaitable[T]], *, aborting: asyncio.Event) -> T | None:
-    """Call Temporal until it answers.
+class Contact:
+    """What one coordinator asks of Temporal, for as long as anybody waits for it."""
 
-    Args:
-        call: Makes the call.
-        aborting: Set once nobody waits for the answer any more.
+    def __init__(self, engine: Engine, coordinator: Coordinator) -> None:
+        """Prepare; nothing is asked.
 
-    Returns:
-        The answer; None if what is asked about is not there, or nobody waits any more.
+        Args:
+            engine: A connection to Temporal.
+            coordinator: Whose questions they are; once it aborts, nobody waits for an answer any more.
+        """
+        self.engine: Final = engine
+        self._coordinator = coordinator
 
-    Raises:
-        ClusterError: Temporal would refuse it for ever.
-    """
-    while not aborting.is_set():
-        try:
-            return await call()
-        except RPCError as exc:
-            if exc.status is RPCStatusCode.NOT_FOUND:
-                return None
-            if exc.status in _FOR_GOOD:
-                raise ClusterError(f"Temporal does not take the job: {exc.status.name}.") from None
-            await sleep_until(aborting, _AGAIN_S)
-    return None
+    async def ask(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
+        """Make a call until Temporal answers.
 
+        Args:
+            call: Makes it.
 
-async def sleep_until(event: asyncio.Event, seconds: float) -> None:
-    """Return once an event is set, or after some time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+        Returns:
+            The answer; None if what is asked about is not there, or nobody waits any more.
 
+        Raises:
+            ClusterError: Temporal would refuse it for ever.
+        """
+        while not self._coordinator.aborting.is_set():
+            try:
+                return await call()
+            except RPCError as exc:
+                if exc.status is RPCStatusCode.NOT_FOUND:
+                    return None
+                if exc.status in _FOR_GOOD:
+                    raise ClusterError(f"Temporal does not take the job: {exc.status.name}.") from None
+                await self.wait(_AGAIN_S)
+        return None
 
-@asynccontextmanager
-async def listening(
-    engine: Engine,
-    queue: str,
-    next_shards: Callable[[ShardRequest], Awaitable[Issue]],
-    commit_part: Callable[[int, ShardReport], Awaitable[Receipt]],
-) -> AsyncIterator[None]:
-    """Move a job's workflow, and do what it asks of its coordinator, for the length of the block.
+    async def wait(self, seconds: float) -> None:
+        """Return after some time, or once nobody waits any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._coordinator.aborting.wait()
 
-    Args:
-        engine: A connection to Temporal.
-        queue: The coordinator's, on which nobody else listens.
-        next_shards: Gives out shards.
-        commit_part: Writes the answers of one.
-    """
+    @asynccontextmanager
+    async def within(self, seconds: float) -> AsyncIterator[None]:
+        """Give the block so much time in which Temporal answers.
 
-    @activity.defn(name="next_shards")
-    async def give(request: ShardRequest) -> Issue:
-        return await next_shards(request)
+        Raises:
+            TimeoutError: It is over.
+        """
+        async with asyncio.timeout(seconds) as limit:
+            waiting = asyncio.create_task(self._put_off_while_away(limit))
+            try:
+                yield
+            finally:
+                waiting.cancel()
 
-    @activity.defn(name="commit_part")
-    async def take(number: int, report: ShardReport) -> Receipt:
-        return await commit_part(number, report)
+    async def _put_off_while_away(self, limit: asyncio.Timeout) -> None:
+        while (when := limit.when()) is not None:
+            await asyncio.sleep(_AGAIN_S)
+            if self._coordinator.away_s:
+                limit.reschedule(when + _AGAIN_S)
 
-    async with Worker(engine, task_queue=queue, workflows=[AccountRun], activities=[give, take]):
-        yield
+    @asynccontextmanager
+    async def listen(
+        self,
+        queue: str,
+        next_shards: Callable[[ShardRequest], Awaitable[Issue]],
+        commit_part: Callable[[int, ShardReport], Awaitable[Receipt]],
+    ) -> AsyncIterator[None]:
+        """Move a job's workflow, and do what it asks of its coordinator, for the length of the block.
+
+        Args:
+            queue: The coordinator's, on which nobody else listens.
+            next_shards: Gives out shards.
+            commit_part: Writes the answers of one.
+        """
+
+        @activity.defn(name="next_shards")
+        async def give(request: ShardRequest) -> Issue:
+            return await next_shards(request)
+
+        @activity.defn(name="commit_part")
+        async def take(number: int, report: ShardReport) -> Receipt:
+            return await commit_part(number, report)
+
+        async with Worker(self.engine, task_queue=queue, workflows=[AccountRun], activities=[give, take]):
+            yield

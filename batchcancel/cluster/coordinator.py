@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from enum import StrEnum
 from time import monotonic
 
+from batchcancel.cluster.adoption import Adoption
 from batchcancel.cluster.books import Books
 from batchcancel.cluster.dispatch import Dispatch
 from batchcancel.cluster.intake import Intake
@@ -80,6 +81,7 @@ class Coordinator:
             on_failure=self.fail,
         )
         self._intake = Intake(work, self._books, self._shares, on_failure=self.fail)
+        self._adoption = Adoption(work, self._books, self._shares)
         self._failures: list[Exception] = []
         self._held_since: dict[PauseCause, float] = {}
         """What holds the whole job, and since when."""
@@ -129,7 +131,10 @@ class Coordinator:
             Exception: A defect.
         """
         self._dispatch.begin(rows)
-        await self._drive(self)
+        try:
+            await self._drive(self)
+        except Exception as exc:  # noqa: BLE001 - raised below, once what is in hand is accounted for
+            self.fail(exc)
         await self._dispatch.end()
         if not any(isinstance(failure, LedgerFaultError) for failure in self._failures):
             await self._books.close()
@@ -230,15 +235,23 @@ class Coordinator:
         """Get ready for the answers of an earlier coordinator's shards: this takes one pass over the rows.
 
         Args:
-            asks: The invoices of its shards. Its manifests may have been other ones: an invoice that is not
-                in this run's, or not open there, gets no row.
+            asks: The invoices of its shards. Its manifests may have been other ones: an invoice that this
+                run's do not name gets no row.
         """
-        await self._intake.adopt(asks)
+        await self._adoption.begin(asks)
 
-    async def commit_adopted(self, report: ShardReport) -> Receipt:
+    async def commit_adopted(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of an earlier coordinator's shard; returns once they are durable.
 
-        What that one has written already, or this one, is not written again. If cancelled, the rest of the
-        rows is written when the report is brought again.
+        What that one has written already, or this one, is not written again. If cancelled, the rows are
+        written all the same.
+
+        Args:
+            number: Of the shard, as that one has counted them.
+            report: What it has.
+
+        Raises:
+            ClusterError: The answers can't be read.
+            LedgerFaultError: The ledger can't take rows any more.
         """
-        return await self._intake.commit_adopted(report)
+        return await self._adoption.commit(number, report)

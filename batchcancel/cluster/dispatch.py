@@ -215,18 +215,16 @@ class Dispatch:
         if row.duplicate_of is None and row.standing is Standing.SETTLED:
             books.counts.settled_earlier += 1
             return None
+        unknown = books.doubted_earlier.pop(number, None)
         ending = unasked(row)
-        if ending is not None:
+        if ending is not None and (unknown is None or isinstance(ending, Settled)):
             await self._end_unasked(ending)
             return None
-        if row.merchant_id in books.stopped:
-            books.counts.left_open += 1
-            return None
-        unknown = books.doubted_earlier.pop(number, None)
         is_in_doubt = row.standing is Standing.TO_LOOK_UP or unknown is not None
         case = Case(row=row, next=RequestKind.CANCEL, doubted_earlier=is_in_doubt)
         invoice = OpenInvoice(number=number, case=case, unknown=unknown)
-        if await books.entrance.admit(case, stopping=books.stopping):
+        is_to_be_asked = ending is None and row.merchant_id not in books.stopped
+        if is_to_be_asked and await books.entrance.admit(case, stopping=books.stopping):
             return invoice
         await books.leave(invoice)
         if books.entrance.is_at_limit:

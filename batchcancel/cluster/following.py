@@ -32,6 +32,10 @@ class FollowedJob:
         self._job = job
         self.progress: Progress
         """What its workflow said last."""
+        self._is_known = False
+        """Whether it has said anything yet."""
+        self._news: str | None = None
+        """That another coordinator goes on with it, until that is told."""
         self.ended: Ended | None = None
         """What it came to, once it has ended."""
         self._pulses = Pulses()
@@ -74,7 +78,6 @@ class FollowedJob:
             ClusterError: As ``look`` says.
             EngineError: Nobody has answered for 60 s.
         """
-        run_id = self.memo.run_id
         try:
             await self.look()
         except EngineError as exc:
@@ -86,10 +89,8 @@ class FollowedJob:
                 raise
         else:
             self._silent_since = None
-        if self.memo.run_id != run_id:
-            whose = f"{self.memo.operator} on {self.memo.host}"
-            return f"{self.name} goes on with another 'batchcancel submit', of {whose}."
-        return None
+        news, self._news = self._news, None
+        return news
 
     @property
     def is_silent(self) -> bool:
@@ -134,51 +135,64 @@ class FollowedJob:
         return f"The job {self.name} was ended in Temporal: by somebody, or by a limit of the server."
 
     async def _look(self) -> None:
+        await self._look_at(self._job)
+
+    async def _look_at(self, job: RunningJob) -> None:
+        """Look at it, or at what another coordinator has made of it: that is followed from then on."""
         found = await self._describe()
-        if self._is_running(found):
+        if _is_running(found, job):
             try:
-                self.progress = await self._job.progress()
+                progress = await job.progress()
             except EngineError:
-                if self._is_running(await self._describe()):
+                if _is_running(await self._describe(), job):
                     self._pulses.note((), out=())  # what was known is old by now
                     raise
             else:
-                self._pulses.note(pulses_in(found), out=self.progress.score.out)
+                self._note(job, progress, found)
                 return
-        ended = await self._ending()
+        ended = await self._ending(job)
         if ended is None:
-            await self._follow_on()
+            await self._look_at(await self._successor_of(job))
             return
         self.ended = ended
         state = "canceled" if ended.is_canceled else "ended"
+        self._go_on_with(job)
         self.progress = Progress(state=state, score=ended.score, shards_out=0, window=1, rate=None)
         self._pulses.note((), out=())
+
+    def _note(self, job: RunningJob, progress: Progress, found: WorkflowExecutionDescription) -> None:
+        if progress.is_handed_over and self._is_known:
+            return  # the score is another coordinator's, whose own job begins soon
+        self._go_on_with(job)
+        self.progress = progress
+        self._is_known = True
+        self._pulses.note(pulses_in(found), out=progress.score.out)
+
+    def _go_on_with(self, job: RunningJob) -> None:
+        if job is not self._job:
+            self._job = job
+            whose = f"{job.memo.operator} on {job.memo.host}"
+            self._news = f"{job.name} goes on with another 'batchcancel submit', of {whose}."
 
     async def _describe(self) -> WorkflowExecutionDescription:
         return await self._job.handle.describe(rpc_timeout=_CALL)
 
-    def _is_running(self, found: WorkflowExecutionDescription) -> bool:
-        """Tell whether it goes on; a later job may have its name by now."""
-        is_this = first_run_id_of(found) == self._job.first_run_id
-        return is_this and found.status is WorkflowExecutionStatus.RUNNING
-
-    async def _follow_on(self) -> None:
-        """Go on with the job of the coordinator that has come in the place of this one's.
+    async def _successor_of(self, job: RunningJob) -> RunningJob:
+        """Return the job of the coordinator that has come in the place of another one's.
 
         Raises:
             EngineError: That one has not begun.
         """
         self._pulses.note((), out=())
-        successor = await job_in(await self._describe(), self._job.handle)
-        is_another = successor.first_run_id != self._job.first_run_id
-        if not is_another or successor.memo.ledger != self.memo.ledger:
-            raise EngineError(f"Another 'batchcancel submit' takes over {self.name} and has not begun yet.")
-        self._job = successor
-        await self._look()
+        successor = await job_in(await self._describe(), job.handle)
+        is_another = successor.first_run_id != job.first_run_id
+        if not is_another or successor.memo.ledger != job.memo.ledger:
+            raise EngineError(f"Another 'batchcancel submit' takes over {job.name} and has not begun yet.")
+        return successor
 
-    async def _ending(self) -> Ended | None:
+    async def _ending(self, job: RunningJob) -> Ended | None:
         """Return what it came to; None if another coordinator has come in the place of its own."""
-        handle = self._engine.get_workflow_handle(self._job.handle.id, run_id=self._job.run_id)
+        handle = self._engine.get_workflow_handle(job.handle.id, run_id=job.run_id)
         try:
             result: Any = await handle.result(rpc_timeout=_CALL)
         except WorkflowFailureError as exc:
@@ -187,3 +201,9 @@ class FollowedJob:
             raise ClusterError(self._was_ended) from None
         ended = ended_of(result, self.progress.score)
         return None if ended.is_handed_over and not ended.is_canceled else ended
+
+
+def _is_running(found: WorkflowExecutionDescription, job: RunningJob) -> bool:
+    """Tell whether a job goes on; a later one may have its name by now."""
+    is_this = first_run_id_of(found) == job.first_run_id
+    return is_this and found.status is WorkflowExecutionStatus.RUNNING

@@ -1,33 +1,22 @@
-"""Answers in: what the shards of a coordinator bring, and those of an earlier one, is written once."""
+"""Answers in: what the shards of a coordinator bring is written once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 from batchcancel.cluster.books import Books, ShardOut
 from batchcancel.cluster.messages import MerchantStop, Receipt, ShardReport, Stop
-from batchcancel.cluster.packing import Answer, Ask, match_of, unpack_answers
+from batchcancel.cluster.packing import Answer, unpack_answers
 from batchcancel.cluster.shares import Shares
 from batchcancel.errors import ClusterError, LedgerFaultError, SafetyStopError
 from batchcancel.job.workforce import Work
-from batchcancel.model import AnswersUnclaimed, ManifestRow, Reason, Standing
+from batchcancel.model import Reason
 from batchcancel.pipeline.fleet import OF_A_MERCHANT
-from batchcancel.pipeline.unasked import unasked
 
 _OF_A_MERCHANT: Final = frozenset(kind.__name__ for kind in OF_A_MERCHANT)
 _SAFETY_STOPS: Final = {kind.__name__: kind for kind in SafetyStopError.__subclasses__()}
-
-
-class _Adopted(NamedTuple):
-    """An invoice of an earlier coordinator's shards, found again in this one's manifests."""
-
-    number: int
-    """Its row's place there, from 0."""
-    row: ManifestRow
-    is_expected: bool
-    """Whether what the invoice has to be like is the same as then."""
 
 
 class Intake:
@@ -48,11 +37,6 @@ class Intake:
         self._books = books
         self._shares = shares
         self._on_failure = on_failure
-        self._adopting = asyncio.Lock()
-        self._adopted: dict[int, _Adopted] = {}
-        """What an earlier coordinator's shards have, until its answer is written, by its number there."""
-        self._unclaimed: set[int] = set()
-        """What they have that has no row here which could take an answer, likewise."""
 
     async def commit_part(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of a shard; see ``Coordinator.commit_part``."""
@@ -62,50 +46,6 @@ class Intake:
         if out.committing is None:
             out.committing = asyncio.create_task(self._commit(out, report))
         return await asyncio.shield(out.committing)
-
-    async def adopt(self, asks: Iterable[Ask]) -> None:
-        """Get ready for the answers of an earlier coordinator's shards; see ``Coordinator.adopt``."""
-        wanted = {(ask.merchant_id, ask.invoice_id): ask for ask in asks}
-        number = 0
-        rows = self._work.read_rows()
-        while wanted and (row := await anext(rows, None)) is not None:
-            is_first = row.duplicate_of is None
-            if is_first and (ask := wanted.pop((row.merchant_id, row.invoice_id), None)) is not None:
-                self._claim(ask, number, row)
-            number += 1
-        self._unclaimed.update(ask.number for ask in wanted.values())
-
-    async def commit_adopted(self, report: ShardReport) -> Receipt:
-        """Write the answers of an earlier coordinator's shard; see ``Coordinator.commit_adopted``."""
-        books = self._books
-        async with self._adopting:
-            answers = unpack_answers(report.answers)
-            if unclaimed := self._unclaimed.intersection(answer.number for answer in answers):
-                self._unclaimed -= unclaimed
-                self._work.on_event(AnswersUnclaimed(count=len(unclaimed)))
-            for answer in answers:
-                adopted = self._adopted.get(answer.number)
-                if adopted is None or (answer.reason is Reason.MISMATCH and not adopted.is_expected):
-                    continue
-                result = answer.result_for(adopted.row)
-                if result.reason is Reason.UNKNOWN and not books.stopping.is_set():
-                    books.doubted_earlier[adopted.number] = result
-                    continue
-                await books.write(result)
-                books.entrance.count_in()
-                del self._adopted[answer.number]
-                books.answered_earlier.add(adopted.number)
-            await books.ledger.flush()
-        return Receipt(is_over=True, leaves_rest=False, score=books.score())
-
-    def _claim(self, ask: Ask, number: int, row: ManifestRow) -> None:
-        """Note whether a row can take the answer of an earlier coordinator's shard."""
-        if row.standing is Standing.SETTLED:
-            return  # it was written then
-        if unasked(row) is None:
-            self._adopted[ask.number] = _Adopted(number, row, is_expected=ask.match == match_of(row))
-        else:
-            self._unclaimed.add(ask.number)
 
     async def _commit(self, out: ShardOut, report: ShardReport) -> Receipt:
         books = self._books

@@ -182,6 +182,9 @@ class Task(Struct, frozen=True, kw_only=True):
     shard_queue: str
     offset: int = 0
     is_paused: bool = False
+    is_canceled: bool = False
+    """Whether it is to end at once: somebody asked that of an earlier job, and nobody heard it."""
+    is_handed_over: bool = False
     rate: float | None = None
     score: Score
 
@@ -197,6 +200,12 @@ class Progress(Struct, frozen=True, kw_only=True):
     window: int
     rate: float | None
     """Requests a second that somebody set; None for what the job began with."""
+    is_paused: bool = False
+    """Also while it ends."""
+    is_canceled: bool = False
+    """Whether somebody ended it who watched it."""
+    is_handed_over: bool = False
+    """Whether another coordinator has come, whose score is given then: it goes on with the rest itself."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -207,6 +216,9 @@ class Ended(Struct, frozen=True, kw_only=True):
     score: Score
     is_handed_over: bool = False
     """Whether another coordinator has ended it, to go on with the rest itself."""
+    is_paused: bool = False
+    rate: float | None = None
+    """Requests a second that somebody set; None for what the job began with."""
 
 
 class Memo(Struct, frozen=True, kw_only=True):
@@ -219,5 +231,5 @@ class Memo(Struct, frozen=True, kw_only=True):
     """The coordinator's."""
     operator: str
     manifest: tuple[str, ...]
-    """SHA-256 of each file, by which the same manifests are known again."""
+    """SHA-256 of each file: for people, who see it in Temporal."""
     started_at: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import platform
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from temporalio.client import Client as Engine
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
@@ -24,28 +24,30 @@ from batchcancel.cluster.connection import (
     shard_queue_of,
     workflow_id_of,
 )
-from batchcancel.cluster.contact import listening, persistently
+from batchcancel.cluster.contact import Contact
 from batchcancel.cluster.coordinator import Coordinator
-from batchcancel.cluster.messages import Account, Ended, Memo, Task
+from batchcancel.cluster.messages import Account, Memo, Task
 from batchcancel.cluster.running import (
+    CANCELED,
     LOOK_EVERY_S,
     MEMO,
+    ended_of,
     find_job,
     in_use,
     pulses_in,
 )
-from batchcancel.cluster.takeover import CANCELED, TakeOver
+from batchcancel.cluster.takeover import TakeOver
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError, EngineError
 from batchcancel.job import Job
 from batchcancel.job.workforce import Work, Workforce
 from batchcancel.settings.engine import EngineOptions
 
-T = TypeVar("T")
-
 _LOOK: Final = timedelta(seconds=2)
-_LOOK_AWAY_S: Final = 1.0
-"""How often is looked whether Temporal answers again, and how long the end of a workflow may take."""
+_AGAIN_S: Final = 1.0
+"""How often is looked whether Temporal has been away for too long."""
+_TERMINATE_S: Final = 1.0
+"""How long a workflow that nobody waits for may take to be terminated."""
 _END_WITHOUT_S: Final = 12.0
 """How long a job that is to end waits for a Temporal that does not answer. Shards drain for 8 s at most; the
 next coordinator takes what they have."""
@@ -77,6 +79,7 @@ class Submission:
         self._shard_rows = shard_rows
         self._work: Work
         self._account: Account
+        self._contact: Contact
 
     async def ensure_free(self, job: Job) -> None:
         """Make sure, before a job begins, that no other one has the quota; its own earlier one is no other.
@@ -98,13 +101,15 @@ class Submission:
         """Get workers ready for a job: an ``OpenWorkforce``."""
         self._work = work
         self._account = account_of(work.settings, merchant_id=work.record.merchant_id)
-        yield Coordinator(
+        coordinator = Coordinator(
             work,
             account=self._account,
             window=self._window,
             shard_rows=self._shard_rows,
             drive=self._drive,
         )
+        self._contact = Contact(self._engine, coordinator)
+        yield coordinator
 
     # --- driving ----------------------------------------------------------------------------------
 
@@ -125,26 +130,26 @@ class Submission:
             ending.cancel()
 
     async def _hold(self, coordinator: Coordinator) -> None:
-        earlier = TakeOver(
-            self._engine,
-            self._account,
-            coordinator,
-            earlier_run_ids=self._work.opened.ledger.history.run_ids,
-        )
-        await earlier.run()
+        history = self._work.opened.ledger.history
+        earlier = TakeOver(self._contact, self._account, coordinator, history=history)
+        if not await earlier.run():
+            return
         queue = f"batchcancel-job/{secrets.token_hex(8)}"
-        async with listening(self._engine, queue, coordinator.next_shards, coordinator.commit_part):
-            handle = await self._persistently(
-                coordinator, lambda: self._start(queue, coordinator, rate=earlier.set_rate)
-            )
+        task = Task(
+            shard_queue=shard_queue_of(self._account, self._options),
+            is_paused=coordinator.is_paused,
+            is_canceled=earlier.is_canceled,
+            rate=earlier.rate,
+            score=coordinator.score(),
+        )
+        async with self._contact.listen(queue, coordinator.next_shards, coordinator.commit_part):
+            handle = await self._contact.ask(lambda: self._start(queue, task))
             if handle is not None:
                 await self._watch(handle, coordinator)
             elif not coordinator.aborting.is_set():
                 coordinator.fail(ClusterError(_ENDED))
 
-    async def _start(
-        self, queue: str, coordinator: Coordinator, *, rate: float | None
-    ) -> WorkflowHandle[Any, Any]:
+    async def _start(self, queue: str, task: Task) -> WorkflowHandle[Any, Any]:
         record = self._work.record
         memo = Memo(
             run_id=record.run_id,
@@ -157,12 +162,7 @@ class Submission:
         try:
             return await self._engine.start_workflow(
                 AccountRun.run,
-                Task(
-                    shard_queue=shard_queue_of(self._account, self._options),
-                    is_paused=coordinator.is_paused,
-                    rate=rate,
-                    score=coordinator.score(),
-                ),
+                task,
                 id=workflow_id_of(self._account),
                 task_queue=queue,
                 memo={MEMO: memo},
@@ -180,7 +180,7 @@ class Submission:
         ending = asyncio.create_task(self._end_when_stopping(handle, coordinator))
         result = asyncio.create_task(self._result(handle, coordinator))
         passing_on = asyncio.create_task(self._pass_on(handle, coordinator))
-        listening = asyncio.create_task(self._listen(handle, coordinator))
+        watching = asyncio.create_task(self._keep_up(handle, coordinator))
         aborting = asyncio.create_task(coordinator.aborting.wait())
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +190,7 @@ class Submission:
             await _terminate(handle, "its coordinator was cancelled")
             raise
         finally:
-            tasks = {ending, result, passing_on, listening, aborting}
+            tasks = {ending, result, passing_on, watching, aborting}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -200,27 +200,28 @@ class Submission:
 
     async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         try:
-            ended: Ended | None = await self._persistently(coordinator, handle.result)
+            result = await self._contact.ask(handle.result)
         except WorkflowFailureError:
             coordinator.fail(ClusterError(_ENDED))
             return
-        if ended is not None and ended.is_canceled:
+        if result is None:
+            if not coordinator.aborting.is_set():  # the server knows of none
+                coordinator.fail(ClusterError(_ENDED))
+        elif (ended := ended_of(result)).is_canceled:
             coordinator.stop_as_asked(CANCELED)
-        elif ended is not None and ended.is_handed_over:
+        elif ended.is_handed_over:
             coordinator.fail(ClusterError(_TAKEN_OVER))
-        elif ended is None and not coordinator.aborting.is_set():  # the server knows of none
-            coordinator.fail(ClusterError(_ENDED))
 
     async def _end_when_stopping(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         await coordinator.stopping.wait()
-        await self._persistently(coordinator, lambda: handle.signal(AccountRun.end))
+        await self._contact.ask(lambda: handle.signal(AccountRun.end))
 
     async def _pass_on(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         while True:
             wish = await coordinator.wishes.get()
-            await self._persistently(coordinator, partial(handle.signal, wish.value))
+            await self._contact.ask(partial(handle.signal, wish.value))
 
-    async def _listen(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+    async def _keep_up(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         """Keep up with what workers say, and with others who pause the job; nothing hangs on it."""
         was_paused = coordinator.is_paused
         while True:
@@ -237,19 +238,16 @@ class Submission:
                 coordinator.note_pause(is_paused=is_paused)
             was_paused = is_paused
 
-    async def _persistently(self, coordinator: Coordinator, call: Callable[[], Awaitable[T]]) -> T | None:
-        return await persistently(call, aborting=coordinator.aborting)
-
 
 async def _end_without(coordinator: Coordinator) -> None:
     """Have nobody wait any more for a job that is to end, once Temporal has not answered for a while."""
     await coordinator.stopping.wait()
     while coordinator.away_s < _END_WITHOUT_S:  # noqa: ASYNC110 - a clock ends it, not an event
-        await asyncio.sleep(_LOOK_AWAY_S)
+        await asyncio.sleep(_AGAIN_S)
     coordinator.abort("Temporal does not answer")
 
 
 async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:
     with suppress(RPCError, TimeoutError):
-        async with asyncio.timeout(_LOOK_AWAY_S):
+        async with asyncio.timeout(_TERMINATE_S):
             await handle.terminate(why)

@@ -6,65 +6,84 @@ Whoever has the ledger takes over: it is locked, so that the coordinator which b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from temporalio.client import Client as Engine
 from temporalio.client import WorkflowFailureError, WorkflowQueryFailedError
 
-from batchcancel.cluster.contact import listening, persistently, sleep_until
+from batchcancel.cluster.contact import Contact
 from batchcancel.cluster.coordinator import Coordinator
-from batchcancel.cluster.messages import Account, Issue, Receipt, ShardReport, ShardRequest
+from batchcancel.cluster.messages import Account, Ended, Issue, Progress, Receipt, ShardReport, ShardRequest
 from batchcancel.cluster.packing import unpack_asks
-from batchcancel.cluster.running import REPLACED, RunningJob, ended_of, find_job, in_use, seconds_of_leases
+from batchcancel.cluster.running import (
+    CANCELED,
+    REPLACED,
+    RunningJob,
+    ended_of,
+    find_ending,
+    find_job,
+    in_use,
+    seconds_of_leases,
+)
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import ClusterError
+from batchcancel.ledger import History
 
-T = TypeVar("T")
-
-_TAKE_OVER_S: Final = 60.0
-"""How long an earlier coordinator's shards may take to hand in what they have: they drain for 8 s at most."""
-CANCELED: Final = "'batchcancel cancel' asked for it."
+_LIMIT_S: Final = 60.0
+"""How long a workflow may take to tell what it has out, and then to end: its shards drain for 8 s at most."""
 
 
 class TakeOver:
     """Stand in for an earlier coordinator until nobody is at work for it any more."""
 
     def __init__(
-        self, engine: Engine, account: Account, coordinator: Coordinator, *, earlier_run_ids: frozenset[str]
+        self, contact: Contact, account: Account, coordinator: Coordinator, *, history: History
     ) -> None:
         """Prepare; nothing is asked.
 
         Args:
-            engine: A connection to Temporal.
+            contact: The way to Temporal.
             account: Whose invoices they are.
             coordinator: Takes what the shards have.
-            earlier_run_ids: The runs that had begun in the ledger before this one.
+            history: What the ledger said before this run.
         """
-        self._engine = engine
+        self._contact = contact
         self._account = account
         self._coordinator = coordinator
-        self._earlier_run_ids = earlier_run_ids
-        self.set_rate: float | None = None
+        self._history = history
+        self._has_failed = asyncio.Event()
+        """Set once an answer can't be written."""
+        self.rate: float | None = None
         """Requests a second that somebody has set for the job; None if nobody has."""
+        self.is_canceled = False
+        """Whether somebody has ended the job, and no coordinator has heard of it."""
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
         """Take what the shards have, and end the workflow; what somebody has asked of the job holds on.
 
         What can't be had is asked about again; where the service has acted, a look-up says so.
 
+        Returns:
+            Whether the job may begin: not if answers came that can't be written. Those stay in Temporal.
+
         Raises:
             ClusterError: Another ledger's job has the quota.
         """
-        running = await self._persistently(lambda: find_job(self._engine, self._account))
-        if running is not None:
+        contact = self._contact
+        running = await contact.ask(lambda: find_job(contact.engine, self._account))
+        if running is None:
+            await self._inherit_from_the_dead()
+        else:
             # Of any earlier run: another coordinator may have died while it was taking this one over.
-            if running.memo.run_id not in self._earlier_run_ids:
+            if running.memo.run_id not in self._history.run_ids:
                 raise ClusterError(in_use(running))
             if await self._take_in(running):
-                return
-            await self._persistently(lambda: running.handle.terminate(REPLACED))
-        await self._outwait_leases()
+                return True
+            if self._has_failed.is_set():
+                return False
+            await contact.ask(lambda: running.handle.terminate(REPLACED))
+        left_s = await contact.ask(lambda: seconds_of_leases(contact.engine, self._account))
+        await contact.wait(left_s or 0.0)
+        return True
 
     async def _take_in(self, running: RunningJob) -> bool:
         """Have the shards hand in what they have.
@@ -72,44 +91,76 @@ class TakeOver:
         Returns:
             Whether they have; not if the workflow can't be gone on with.
         """
-        coordinator = self._coordinator
+        handle, ask = running.handle, self._contact.ask
         is_ready = asyncio.Event()
 
         async def give_none(_request: ShardRequest) -> Issue:
-            return Issue(shards=(), is_end=True, window=1, score=coordinator.score())
+            return Issue(shards=(), is_end=True, window=1, score=self._coordinator.score())
 
-        async def take(_number: int, report: ShardReport) -> Receipt:
+        async def take(number: int, report: ShardReport) -> Receipt:
             await is_ready.wait()
-            return await coordinator.commit_adopted(report)
+            return await self._write(number, report)
 
-        async with listening(self._engine, running.queue, give_none, take):
+        # Before anything can end it: whoever follows the job goes on with this coordinator then.
+        await ask(lambda: handle.signal(AccountRun.hand_over))
+        progress: Progress | None = None
+        async with self._contact.listen(running.queue, give_none, take):
             try:
-                await self._inherit(running)
-                packed = await self._persistently(lambda: running.handle.query(AccountRun.shards_out))
+                async with self._contact.within(_LIMIT_S):
+                    progress = await ask(lambda: handle.query(AccountRun.progress))
+                    packed = await ask(lambda: handle.query(AccountRun.shards_out))
                 # A pass over the manifest takes as long as it takes.
-                await coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
+                await self._coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
                 is_ready.set()
-                async with asyncio.timeout(_TAKE_OVER_S):
-                    await self._persistently(lambda: running.handle.signal(AccountRun.hand_over))
-                    ended = await self._persistently(running.handle.result)
+                async with self._contact.within(_LIMIT_S):
+                    await ask(lambda: handle.signal(AccountRun.end))
+                    ended = await self._ending(running)
             except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):
+                if progress is not None:
+                    self._inherit(progress)
                 return False
-        if ended is not None and ended_of(ended).is_canceled:  # told when nobody was there to hear it
-            coordinator.stop_as_asked(CANCELED)
+        if ended is None:
+            return False
+        self._inherit(ended)
         return True
 
-    async def _inherit(self, running: RunningJob) -> None:
-        """Keep to what somebody has asked of the job: a pause, another rate."""
-        progress = await self._persistently(lambda: running.handle.query(AccountRun.progress))
-        if progress is not None:
-            self.set_rate = progress.rate
-            is_paused = self._coordinator.is_paused or progress.state == "paused"
-            self._coordinator.note_pause(is_paused=is_paused)
+    async def _write(self, number: int, report: ShardReport) -> Receipt:
+        try:
+            return await self._coordinator.commit_adopted(number, report)
+        except Exception as exc:
+            self._coordinator.fail(exc)
+            self._has_failed.set()
+            raise
 
-    async def _outwait_leases(self) -> None:
-        """Return once no worker is at work any more for a job that was cut short."""
-        left_s = await self._persistently(lambda: seconds_of_leases(self._engine, self._account))
-        await sleep_until(self._coordinator.aborting, left_s or 0.0)
+    async def _ending(self, running: RunningJob) -> Ended | None:
+        """Wait for its end; None if there is none to wait for any more, or nobody waits."""
+        result = asyncio.create_task(self._contact.ask(running.handle.result))
+        others = {
+            asyncio.create_task(self._has_failed.wait()),
+            asyncio.create_task(self._coordinator.aborting.wait()),
+        }
+        try:
+            await asyncio.wait({result, *others}, return_when=asyncio.FIRST_COMPLETED)
+            ended = result.result() if result.done() else None
+        finally:
+            for task in (result, *others):
+                task.cancel()
+        return None if ended is None else ended_of(ended)
 
-    async def _persistently(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        return await persistently(call, aborting=self._coordinator.aborting)
+    # --- what somebody has asked of the job -------------------------------------------------------
+
+    async def _inherit_from_the_dead(self) -> None:
+        """Keep to what was asked of a job that has ended, if no coordinator has lived to hear of it."""
+        contact, unended = self._contact, self._history.unended_run_ids
+        ended = await contact.ask(lambda: find_ending(contact.engine, self._account, of_runs=unended))
+        if ended is not None:
+            self._inherit(
+                ended if ended.is_handed_over else Ended(is_canceled=ended.is_canceled, score=ended.score)
+            )
+
+    def _inherit(self, job: Progress | Ended) -> None:
+        self.rate = job.rate
+        self.is_canceled = job.is_canceled
+        self._coordinator.note_pause(is_paused=self._coordinator.is_paused or job.is_paused)
+        if job.is_canceled:
+            self._coordinator.stop_as_asked(CANCELED)

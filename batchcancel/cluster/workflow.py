@@ -63,9 +63,8 @@ class AccountRun:
         self._offset = task.offset
         self._rate = task.rate
         self._is_paused = task.is_paused
-        self._is_ending = False
-        self._is_canceled = False
-        self._is_handed_over = False
+        self._is_ending = self._is_canceled = task.is_canceled
+        self._is_handed_over = task.is_handed_over
         self._is_renewing = False
         self._is_at_end = False
         self._has_got_rest = False
@@ -99,6 +98,8 @@ class AccountRun:
                     is_canceled=self._is_canceled,
                     score=self._score,
                     is_handed_over=self._is_handed_over,
+                    is_paused=self._is_paused,
+                    rate=self._rate,
                 )
             elif not self._shards and self._is_renewing:
                 workflow.continue_as_new(
@@ -106,6 +107,7 @@ class AccountRun:
                         shard_queue=task.shard_queue,
                         offset=self._offset,
                         is_paused=self._is_paused,
+                        is_handed_over=self._is_handed_over,
                         rate=self._rate,
                         score=self._score,
                     )
@@ -149,9 +151,8 @@ class AccountRun:
 
     @workflow.signal
     def hand_over(self) -> None:
-        """End because another coordinator has come in the place of the one that began it."""
+        """Take in that another coordinator has come in the place of its own, and will end it."""
         self._is_handed_over = True
-        self.end()
 
     @workflow.signal
     def end(self) -> None:
@@ -169,6 +170,9 @@ class AccountRun:
             shards_out=len(self._shards),
             window=self._window,
             rate=self._rate,
+            is_paused=self._is_paused,
+            is_canceled=self._is_canceled,
+            is_handed_over=self._is_handed_over,
         )
 
     @workflow.query

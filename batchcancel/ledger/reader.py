@@ -80,6 +80,8 @@ class History(Struct, frozen=True, kw_only=True):
     """None if the ledger is empty."""
     run_ids: frozenset[str]
     """Of every run that has begun."""
+    unended_run_ids: frozenset[str]
+    """Those of them that were killed before they could write their end."""
     good_size: int
     """Bytes before the tail."""
     tail: Tail | None
@@ -126,6 +128,7 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
     hasher = sha256()
     good = GoodRecords(fd, path)
     run_ids: set[str] = set()
+    ended_run_ids: set[str] = set()
     with ExitStack() as stack:
         reasons = stack.enter_context(closing(Buckets(path.parent)))
         for line, record in good:
@@ -135,11 +138,14 @@ def recover(fd: int, path: Path, *, is_given_up: Callable[[], bool] = lambda: Fa
                 _keep(record, reasons, path)
             elif isinstance(record, RunRecord):
                 run_ids.add(record.run_id)
+            elif isinstance(record, EndRecord):
+                ended_run_ids.add(record.run_id)
             hasher.update(line.data + b"\n")
         stack.pop_all()
     return History(
         first_run=good.first_run,
         run_ids=frozenset(run_ids),
+        unended_run_ids=frozenset(run_ids - ended_run_ids),
         good_size=good.good_size,
         tail=good.tail,
         sha256=hasher,

@@ -146,7 +146,7 @@ class Tally(Struct, frozen=True, kw_only=True):
     def is_conserved(self) -> bool:
         """Whether every row of the manifest is accounted for (design section 5)."""
         skipped = self.settled_earlier + self.duplicates + self.excluded
-        return self.done + skipped + self.open == self.rows
+        return self.done + skipped + self.open == self.rows and self.open >= 0
 
     def with_unread(self, *, rows: int, settled_earlier: int) -> Tally:
         """Add the rows that were not read: those that had their answer earlier, and others, which are open.

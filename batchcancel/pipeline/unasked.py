@@ -23,6 +23,21 @@ def unasked(row: ManifestRow) -> Settled | Skip | LeftOpen | None:
             return None if row.valid else Settled(_invalid(row))
 
 
+def in_doubt(row: ManifestRow) -> Result:
+    """Return what is written of an invoice that others may have canceled, if this run does not look."""
+    return Result(
+        row=row.row,
+        file=row.file or UNSET,
+        merchant_id=row.merchant_id or UNSET,
+        invoice_id=row.invoice_id,
+        outcome=Reason.UNKNOWN.outcome,
+        reason=Reason.UNKNOWN,
+        resolved_by=None,
+        at=utc_text(),
+        keep=row.keep or UNSET,
+    )
+
+
 def _invalid(row: ManifestRow) -> Result:
     return Result(
         row=row.row,

@@ -145,6 +145,7 @@ async def _handed_over(stage: Stage, handle: Handle) -> None:
     """Have another coordinator come."""
     await stage.is_waiting.wait()
     await handle.signal(AccountRun.hand_over)
+    await handle.signal(AccountRun.end)
 
 
 async def _ended_before_it_began(stage: Stage, handle: Handle) -> None:

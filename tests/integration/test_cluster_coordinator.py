@@ -141,11 +141,17 @@ class Bench:
         (self.folder / "ids.csv").write_text("\n".join([header, *ids]) + "\n", encoding="utf-8")
 
     async def run(
-        self, drive: Drive, *, window: int = 2, shard_rows: int = 10, **flags: Any
+        self,
+        drive: Drive,
+        *,
+        manifest: str = "ids.csv",
+        window: int = 2,
+        shard_rows: int = 10,
+        **flags: Any,
     ) -> tuple[Job, RunSummary]:
         """Run a job to its end."""
         settings = load_settings(
-            [self.folder / "ids.csv"],
+            [self.folder / manifest],
             environ=self.credentials,
             env="sandbox",
             base_url="http://127.0.0.1:9",
@@ -569,9 +575,9 @@ async def test_answers_of_an_earlier_coordinator_s_shards_are_written_once(bench
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt(old)
         done = report([answer(old[0]), answer(old[1], Reason.UNKNOWN), answer(old[3])])
-        await coordinator.commit_adopted(done)
+        await coordinator.commit_adopted(0, done)
         assert bench.results() == {"2600": 1}
-        await coordinator.commit_adopted(done)
+        await coordinator.commit_adopted(0, done)
         assert coordinator.tally().is_conserved
         await hosts.drive(coordinator)
 
@@ -592,7 +598,7 @@ async def test_what_an_earlier_coordinator_had_written_is_not_written_again(benc
 
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt(asks)
-        await coordinator.commit_adopted(report(map(answer, asks)))
+        await coordinator.commit_adopted(0, report(map(answer, asks)))
         await Hosts().drive(coordinator)
 
     _, summary = await bench.run(drive)
@@ -610,7 +616,7 @@ async def test_what_was_answered_before_it_was_read_is_not_left_open(bench: Benc
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt(asks[5:8])
         coordinator.stop_as_asked("For the test.")
-        await coordinator.commit_adopted(report(map(answer, asks[5:8])))
+        await coordinator.commit_adopted(0, report(map(answer, asks[5:8])))
 
     _, summary = await bench.run(drive)
     assert summary.tally == Tally(rows=10, results={Reason.CANCELED: 3}, settled_earlier=5, open=2)
@@ -630,7 +636,7 @@ async def test_answers_find_their_rows_in_another_manifest(bench: Bench) -> None
         await coordinator.adopt(old)
         reasons = (Reason.MISMATCH, Reason.CANCELED, Reason.MISMATCH)
         for _ in range(2):  # the word that it is written may be lost
-            await coordinator.commit_adopted(report(map(answer, old, reasons)))
+            await coordinator.commit_adopted(0, report(map(answer, old, reasons)))
         await hosts.drive(coordinator)
 
     _, summary = await bench.run(drive, match=("total=total",), max_mismatch=100.0)
@@ -651,13 +657,163 @@ async def test_a_limit_counts_what_an_earlier_coordinator_s_shards_bring(bench: 
 
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt(old)
-        await coordinator.commit_adopted(report(map(answer, old)))
+        await coordinator.commit_adopted(0, report(map(answer, old)))
         await hosts.drive(coordinator)
 
     _, summary = await bench.run(drive, limit=4)
     assert summary.tally == Tally(rows=10, results={Reason.CANCELED: 4}, open=6)
     assert summary.why == "--limit 4 was reached."
     assert hosts.asked == {ids(4)[-1]: 1}
+
+
+def results_of(bench: Bench) -> list[tuple[str, str]]:
+    """Return the result rows in their order: invoice and reason."""
+    return [(row["invoice_id"], row["reason"]) for row in bench.rows() if row["type"] == "result"]
+
+
+async def test_a_doubt_is_written_once_however_often_it_is_brought(bench: Bench) -> None:
+    """The second time the job is stopping already, and there is no time to look any more."""
+    bench.write(*ids(5))
+    old = [Ask(0, "2600"), Ask(1, "2601")]
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        for number in (0, 0, 1):
+            await coordinator.commit_adopted(number, report([answer(old[0], Reason.UNKNOWN)]))
+            coordinator.stop_as_asked("For the test.")
+
+    _, summary = await bench.run(drive)
+    assert results_of(bench) == [("2600", "unknown")]
+    assert summary.tally == Tally(rows=5, results={Reason.UNKNOWN: 1}, open=4)
+
+
+async def test_an_answer_ends_a_doubt_whichever_comes_first(bench: Bench) -> None:
+    """Two shards had the invoice, for the first one had left it when its coordinator died."""
+    bench.write(*ids(3))
+    old = [Ask(0, "2600"), Ask(1, "2601")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        doubts = [answer(ask, Reason.UNKNOWN) for ask in old]
+        await coordinator.commit_adopted(0, report([doubts[0], answer(old[1])]))
+        await coordinator.commit_adopted(1, report([answer(old[0]), doubts[1]]))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive)
+    assert sorted(results_of(bench)) == [(invoice_id, "canceled") for invoice_id in ids(3)]
+    assert summary.tally.is_conserved
+    assert hosts.asked == {"2602": 1}
+
+
+async def test_an_id_that_may_not_be_sent_takes_no_answer(bench: Bench) -> None:
+    """The text of its row may be another one's id."""
+    (bench.folder / "ids.jsonl").write_text('{"id": true}\n{"id": "true"}\n', encoding="utf-8")
+    old = [Ask(1, "true")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(0, report(map(answer, old)))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive, manifest="ids.jsonl")
+    assert summary.tally == Tally(rows=2, results={Reason.CANCELED: 1, Reason.INVALID_ID: 1})
+    assert hosts.asked == {}
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_a_doubt_that_an_earlier_coordinator_had_is_kept(bench: Bench, *, is_stopped: bool) -> None:
+    """Its shard brings nothing of it: a look-up comes first, or it is written for the next run."""
+    bench.write(*ids(2))
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600", is_in_doubt=True), Ask(1, "2601")])
+        await coordinator.commit_adopted(0, report([]))
+        if is_stopped:
+            coordinator.stop_as_asked("For the test.")
+        await hosts.drive(coordinator)
+
+    await bench.run(drive)
+    asks = [ask for shard in hosts.shards for ask in unpack_asks(shard.rows)]
+    assert [(ask.invoice_id, ask.is_in_doubt) for ask in asks] == (
+        [] if is_stopped else [("2600", True), ("2601", False)]
+    )
+    assert results_of(bench)[0] == ("2600", "unknown" if is_stopped else "canceled")
+
+
+async def test_an_answer_counts_more_than_what_is_not_to_be_asked_any_more(bench: Bench) -> None:
+    """An error that is held back, and an id that is excluded by now; a doubt about them is written."""
+    bench.write(*ids(6))
+    (bench.folder / "never.txt").write_text("2602\n2603\n2604\n", encoding="utf-8")
+
+    def refuse(shard: Shard) -> ShardReport:
+        return report(answer(ask, Reason.REFUSED) for ask in unpack_asks(shard.rows)[:2])
+
+    async def begin(coordinator: Coordinator) -> None:
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        await coordinator.commit_part(0, refuse(issue.shards[0]))
+
+    await bench.run(begin)
+    old = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(4))]
+    reasons = (Reason.CANCELED, Reason.UNKNOWN, Reason.CANCELED, Reason.UNKNOWN)
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(0, report(map(answer, old, reasons)))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive, retry_errors="none", exclude=str(bench.folder / "never.txt"))
+    assert results_of(bench)[2:4] == [("2600", "canceled"), ("2602", "canceled")]
+    assert results_of(bench)[4:6] == [("2601", "unknown"), ("2603", "unknown")]
+    assert hosts.asked == {"2605": 1}
+    assert summary.tally.excluded == 1
+    assert summary.tally.is_conserved
+
+
+async def test_what_an_earlier_shard_was_refused_slows_the_next_ones(bench: Bench) -> None:
+    """The service has not more to give because a coordinator was killed."""
+    bench.write(*ids(30))
+    old = [Ask(0, "2600")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(0, report(map(answer, old), refused_at=2.0))
+        await hosts.drive(coordinator)
+
+    await bench.run(drive, rate=100.0)
+    assert {shard.rate for shard in hosts.shards} == {2.0}
+
+
+async def test_an_answer_that_can_t_be_read_is_raised_each_time(bench: Bench) -> None:
+    """Nothing of its shard is written."""
+    bench.write(*ids(3))
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600")])
+        for _ in range(2):
+            with pytest.raises(ClusterError, match="newer"):
+                await coordinator.commit_adopted(0, ShardReport(answers=b"packed otherwise"))
+
+    _, summary = await bench.run(drive)
+    assert summary.tally == Tally(rows=3, open=3)
+
+
+async def test_a_failure_of_whoever_drives_it_leaves_no_doubt_unwritten(bench: Bench) -> None:
+    """Such as a Temporal that lets us in no more: what may have been acted on is on record."""
+    bench.write(*ids(3))
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600")])
+        await coordinator.commit_adopted(0, report([answer(Ask(0, "2600"), Reason.UNKNOWN)]))
+        raise ClusterError("Temporal lets us in no more.")
+
+    _, summary = await bench.run(drive)
+    assert (summary.state, summary.why) == (RunState.STOPPED, "Temporal lets us in no more.")
+    assert results_of(bench) == [("2600", "unknown")]
 
 
 # --- merchants ------------------------------------------------------------------------------------
@@ -689,6 +845,26 @@ def all_but_souths(shard: Shard) -> ShardReport:
         [answer(ask) for ask in asks if ask.merchant_id == "north"],
         stopped_merchants=(MerchantStop(merchant_id="south", why="refused"),),
     )
+
+
+async def test_each_answer_finds_its_merchant_in_another_manifest(portfolio: Bench) -> None:
+    """The same id at two merchants is two invoices, wherever their rows stand now."""
+    old = [Ask(0, "7", merchant_id="south"), Ask(1, "7", merchant_id="north")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(0, report(map(answer, old, (Reason.PAID, Reason.CANCELED))))
+        await hosts.drive(coordinator)
+
+    await portfolio.run(drive, **MERCHANTS)
+    of_seven = {
+        row["merchant_id"]: row["reason"]
+        for row in portfolio.rows()
+        if row["type"] == "result" and row["invoice_id"] == "7"
+    }
+    assert of_seven == {"south": "paid", "north": "canceled"}
+    assert not {("south", "7"), ("north", "7")} & set(pairs(hosts))
 
 
 async def test_each_row_keeps_its_merchant(portfolio: Bench) -> None:
@@ -727,7 +903,7 @@ async def test_an_earlier_coordinator_s_answers_are_those_of_its_merchants(portf
 
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt(old)
-        await coordinator.commit_adopted(report(map(answer, old)))
+        await coordinator.commit_adopted(0, report(map(answer, old)))
         await hosts.drive(coordinator)
 
     _, summary = await portfolio.run(drive, **MERCHANTS)
@@ -891,7 +1067,7 @@ async def test_a_doubt_of_an_earlier_shard_is_written_where_the_job_stops_first(
 
     async def drive(coordinator: Coordinator) -> None:
         await coordinator.adopt([Ask(1, "2")])
-        await coordinator.commit_adopted(report([answer(Ask(1, "2"), Reason.UNKNOWN)]))
+        await coordinator.commit_adopted(0, report([answer(Ask(1, "2"), Reason.UNKNOWN)]))
         coordinator.stop("SIGTERM")
 
     _, summary = await bench.run(drive)

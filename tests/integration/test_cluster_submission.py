@@ -13,12 +13,14 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster import access, contact, submission, takeover
+from batchcancel.cluster.contact import Contact
 from batchcancel.cluster.messages import (
     Account,
     Ended,
@@ -46,7 +48,6 @@ CREDENTIALS = {
     "BATCHCANCEL_KEY_ID": "00000000-0000-4000-8000-000000000001",
     "BATCHCANCEL_SHARED_SECRET": "b3BlbnMgbm90aGluZw==",
 }
-RUNNING = Progress(state="running", score=Score(to_settle=0), shards_out=0, window=1, rate=None)
 AWAY = RPCError("of the server", RPCStatusCode.UNAVAILABLE, b"")
 NOT_THERE = RPCError("of the server", RPCStatusCode.NOT_FOUND, b"")
 
@@ -102,13 +103,19 @@ class Temporal:
     is_stuck: bool = False
     """Whether no shard is ever handed out."""
     is_canceled: bool = False
-    """Whether somebody has asked for the end of the workflow that is there; of the next one nobody has."""
+    """Whether somebody has asked for the end of the workflow that is there."""
     is_handed_over: bool = False
-    """Whether another coordinator ends it."""
+    """Whether another coordinator has come to it."""
+    is_paused: bool = False
+    rate: float | None = None
+    late: list[ShardReport] = field(default_factory=list)
+    """What shards of an earlier coordinator hand in before it ends."""
+    ending: Ended | None = None
+    """What it came to, if it has ended before it is looked at."""
+    on_end: Callable[[], None] = lambda: None
+    """Done just before the workflow is told to end."""
     is_deaf: bool = False
     """Whether it does not end when it is told to."""
-    progress: Progress = RUNNING
-    """What the workflow says of itself."""
 
     def __post_init__(self) -> None:
         self.workflow_service = SimpleNamespace(describe_namespace=self._describe_namespace)
@@ -132,10 +139,15 @@ class Temporal:
 
     async def start_workflow(self, *given: Any, memo: dict[str, Memo], **_others: object) -> Temporal:
         self.on_start()
-        self.on_task(given[1] if given else None)
+        task = given[1] if given else None
+        self.on_task(task)
         if self.memo is None or self.status is not WorkflowExecutionStatus.RUNNING:
             self.memo, self.status = memo["job"], WorkflowExecutionStatus.RUNNING
             self.has_ended.clear()
+            self.is_canceled = self.is_handed_over = False
+            if task is not None and task.is_canceled:
+                self.is_canceled = True
+                self.has_ended.set()
         self._meet("start_workflow")
         return self
 
@@ -159,9 +171,17 @@ class Temporal:
             ),
         )
 
-    async def result(self) -> Ended:
-        """Be the workflow, one shard after the other, until there are no more or somebody ends it."""
+    async def result(self) -> Any:
+        """Be the workflow, one shard after the other, until there are no more or somebody ends it.
+
+        What it came to is given without its type, as by a handle that was found by its name.
+        """
         self._meet("result")
+        if self.status is WorkflowExecutionStatus.COMPLETED:
+            return to_builtins(self.ending)
+        for number, report in enumerate(self.late):
+            await self._bring(number, report)
+        self.late.clear()
         offset = 0
         while not self.has_ended.is_set():
             if self.is_stuck:
@@ -175,8 +195,15 @@ class Temporal:
                 offset = shard.number + 1
                 await self._bring(shard.number, self.work_on(shard))
         self.memo = None
-        is_canceled, self.is_canceled = self.is_canceled, False
-        return Ended(is_canceled=is_canceled, score=Score(to_settle=0), is_handed_over=self.is_handed_over)
+        return to_builtins(
+            Ended(
+                is_canceled=self.is_canceled,
+                score=Score(to_settle=0),
+                is_handed_over=self.is_handed_over,
+                is_paused=self.is_paused,
+                rate=self.rate,
+            )
+        )
 
     async def _bring(self, number: int, report: ShardReport) -> None:
         """Bring a report, again and again if it is not taken: so does the workflow."""
@@ -188,13 +215,26 @@ class Temporal:
             else:
                 return
 
-    async def query(self, what: object, **_: object) -> Progress | tuple[bytes, ...]:
+    async def query(self, what: object, **_: object) -> Progress | list[bytes]:
         self._meet("query")
-        return self.progress if what is AccountRun.progress else ()
+        if what is AccountRun.shards_out:
+            return []
+        return Progress(
+            state="ending" if self.has_ended.is_set() else "paused" if self.is_paused else "running",
+            score=Score(to_settle=0),
+            shards_out=0,
+            window=1,
+            rate=self.rate,
+            is_paused=self.is_paused,
+            is_canceled=self.is_canceled,
+        )
 
-    async def signal(self, _what: object) -> None:
+    async def signal(self, what: object) -> None:
         self._meet("signal")
-        if not self.is_deaf:
+        if what is AccountRun.hand_over:
+            self.is_handed_over = True
+        elif what is AccountRun.end and not self.is_deaf:
+            self.on_end()
             self.has_ended.set()
 
     async def terminate(self, why: str) -> None:
@@ -226,7 +266,7 @@ def temporal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Temporal]:
     """Stand in for the server; nobody waits for the clock."""
     monkeypatch.setattr(contact, "Worker", Listener)
     monkeypatch.setattr(contact, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(submission, "_LOOK_AWAY_S", 0.01)
+    monkeypatch.setattr(submission, "_AGAIN_S", 0.01)
     monkeypatch.setattr(access, "_LOOK_S", 0.01)
     monkeypatch.setattr(access, "_PATIENCE_S", 0.05)
     one = Temporal()
@@ -379,12 +419,17 @@ async def test_a_workflow_that_is_terminated_stops_the_job(bench: Bench) -> None
 
 async def test_a_job_that_another_coordinator_has_taken_is_not_told_as_done(bench: Bench) -> None:
     """Somebody has copied the ledger to another host, and begun there too."""
-    bench.temporal.is_stuck = bench.temporal.is_handed_over = True
+    bench.temporal.is_stuck = True
 
-    def end_soon(_task: object) -> None:
-        asyncio.get_running_loop().call_soon(bench.temporal.has_ended.set)
+    async def take() -> None:
+        await bench.temporal.signal(AccountRun.hand_over)
+        await bench.temporal.signal(AccountRun.end)
 
-    bench.temporal.on_task = end_soon
+    def take_soon(_job: Job) -> None:
+        asyncio.get_running_loop().call_later(0.1, lambda: taking.append(asyncio.create_task(take())))
+
+    taking: list[asyncio.Task[None]] = []
+    bench.with_job = take_soon
     assert "which has a copy of this ledger, has taken the job over" in await bench.stopped()
 
 
@@ -458,7 +503,7 @@ async def test_a_job_that_is_cancelled_terminates_its_workflow(bench: Bench) -> 
 # --- an earlier coordinator -----------------------------------------------------------------------
 
 
-async def interrupted(bench: Bench) -> Memo:
+async def interrupted(bench: Bench, *, limit: int = 5) -> Memo:
     """Have a job end early; return what its workflow would show if it had not."""
     shown: list[Memo] = []
     bench.temporal.on_start = lambda: None
@@ -469,7 +514,7 @@ async def interrupted(bench: Bench) -> Memo:
         return await begin(memo=memo)
 
     bench.temporal.start_workflow = start  # type: ignore[method-assign]  # this one time
-    await bench.run(limit=5)
+    await bench.run(limit=limit)
     bench.temporal.start_workflow = begin  # type: ignore[method-assign]  # as it was
     bench.temporal.calls.clear()
     bench.temporal.asked.clear()
@@ -482,7 +527,7 @@ async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -
     await interrupted(bench)
     summary = await bench.run()
     assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 5)
-    assert bench.temporal.calls[:5] == ["describe", "query", "query", "signal", "result"]
+    assert bench.temporal.calls[:6] == ["describe", "signal", "query", "query", "signal", "result"]
     assert "terminate" not in bench.temporal.calls
     assert bench.temporal.asked == dict.fromkeys(map(str, range(2605, 2620)), 1)
 
@@ -511,7 +556,7 @@ async def test_an_earlier_workflow_that_takes_too_long_is_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shards drain for 8 s at most; who takes a minute will not come any more."""
-    monkeypatch.setattr(takeover, "_TAKE_OVER_S", 0.05)
+    monkeypatch.setattr(takeover, "_LIMIT_S", 0.05)
     waited = await _waits(monkeypatch)
     await interrupted(bench)
     bench.temporal.is_stuck = True
@@ -548,12 +593,112 @@ async def test_what_somebody_has_asked_of_it_holds_on_with_another_manifest(benc
     """The nightly export came anew: that is no reason to undo what a person has asked for."""
     await interrupted(bench)
     (bench.folder / "ids.csv").write_text("invoice_id\n1\n2600\n2619\n", encoding="utf-8")
-    bench.temporal.progress = replace(RUNNING, state="paused", rate=3.0)
+    bench.temporal.is_paused, bench.temporal.rate = True, 3.0
+    assert await begun_with(bench) == (True, 3.0, False)
+
+
+async def begun_with(bench: Bench) -> tuple[bool, float | None, bool]:
+    """Run a job to its end; return what its workflow begins with: paused, the rate, canceled."""
     seen: list[Task] = []
     bench.temporal.on_task = seen.append
+    await bench.run()
+    (task,) = seen
+    return task.is_paused, task.rate, task.is_canceled
+
+
+async def test_what_somebody_asks_of_it_while_it_is_taken_over_holds_on(bench: Bench) -> None:
+    """It was told as done, to whoever asked for it."""
+    await interrupted(bench)
+
+    def ask() -> None:
+        bench.temporal.is_paused, bench.temporal.rate = True, 7.0
+
+    bench.temporal.on_end = ask
+    assert await begun_with(bench) == (True, 7.0, False)
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["fails at its end", "does not end"])
+async def test_what_somebody_has_asked_of_one_that_can_t_be_gone_on_with_holds_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, is_slow: bool
+) -> None:
+    """As far as it could still tell."""
+    monkeypatch.setattr(takeover, "_LIMIT_S", 0.05)
+    await _waits(monkeypatch)
+    await interrupted(bench)
+    temporal = bench.temporal
+    temporal.is_paused, temporal.rate, temporal.is_canceled = True, 3.0, True
+    temporal.is_stuck = temporal.is_deaf = is_slow
+    if not is_slow:
+        temporal.fates["result"] = [WorkflowFailureError(cause=TerminatedError("no"))]
+    assert await begun_with(bench) == (True, 3.0, True)
+    assert "another coordinator has come in its place" in temporal.calls
+    assert temporal.asked == {}
+
+
+ASKED = Ended(is_canceled=True, score=Score(to_settle=0), is_paused=True, rate=3.0)
+
+
+@pytest.mark.parametrize(
+    ("ended", "begins"),
+    [
+        pytest.param(replace(ASKED, is_handed_over=True), (True, 3.0, True), id="taken over, and no further"),
+        pytest.param(ASKED, (False, None, True), id="at its end"),
+    ],
+)
+async def test_what_no_coordinator_has_lived_to_hear_holds_on(
+    bench: Bench, ended: Ended, begins: tuple[bool, float | None, bool]
+) -> None:
+    """Its workflow has ended, and its run has no end in the ledger; one that has it has heard of it."""
+    for has_end in (True, False):
+        await interrupted(bench, limit=1)
+        bench.temporal.status, bench.temporal.ending = WorkflowExecutionStatus.COMPLETED, ended
+        if not has_end:
+            ledger = bench.folder / "ledger.jsonl"
+            ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+        assert await begun_with(bench) == ((False, None, False) if has_end else begins)
+
+
+async def test_answers_that_can_t_be_read_stay_in_temporal(bench: Bench) -> None:
+    """A newer worker gave them: the job stops and says so, and a newer coordinator takes them."""
+    await interrupted(bench)
+    bench.temporal.late = [ShardReport(answers=b"packed in another way", worker="w")]
+    summary = await bench.run()
+    assert (summary.state, summary.tally.settled_earlier) == (RunState.STOPPED, 5)
+    assert "it may be newer. Update this one" in (summary.why or "")
+    assert not {"terminate", "start_workflow"} & set(bench.temporal.calls)
+
+
+async def test_a_workflow_that_can_t_be_done_again_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server says this of it for as long as it is asked."""
+    monkeypatch.setattr(takeover, "_LIMIT_S", 0.1)
+    waited = await _waits(monkeypatch)
+    await interrupted(bench)
+    query = bench.temporal.query
+
+    async def refuse(*_: object, **__: object) -> Any:
+        raise RPCError("in failed state", RPCStatusCode.FAILED_PRECONDITION, b"")
+
+    bench.temporal.query = refuse  # type: ignore[method-assign]  # until it is terminated
+    bench.temporal.on_start = lambda: setattr(bench.temporal, "query", query)
     summary = await bench.run()
     assert summary.state is RunState.COMPLETE
-    assert [(task.is_paused, task.rate) for task in seen] == [(True, 3.0)]
+    assert "another coordinator has come in its place" in bench.temporal.calls
+    assert 0 < max(waited) <= 5
+
+
+async def test_time_in_which_temporal_is_away_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shards of an earlier coordinator are not given up because of that."""
+    monkeypatch.setattr(contact, "_AGAIN_S", 0.02)
+    coordinator = SimpleNamespace(aborting=asyncio.Event(), away_s=1.0)
+    way = Contact(Temporal(), coordinator)  # type: ignore[arg-type]  # doubles
+    async with way.within(0.1):
+        await asyncio.sleep(0.3)
+    coordinator.away_s = 0.0
+    with pytest.raises(TimeoutError):
+        async with way.within(0.1):
+            await asyncio.sleep(0.3)
 
 
 async def test_a_job_of_another_ledger_is_not_taken_over(bench: Bench) -> None:
@@ -594,11 +739,11 @@ async def _waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Note how long is waited for leases, and wait for nothing."""
     waited: list[float] = []
 
-    async def wait(_event: asyncio.Event, seconds: float) -> None:
+    async def wait(_self: Contact, seconds: float) -> None:
         waited.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(takeover, "sleep_until", wait)
+    monkeypatch.setattr(Contact, "wait", wait)
     return waited
 
 

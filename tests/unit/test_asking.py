@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from batchcancel.cli import asking
 from batchcancel.cluster import following
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.messages import Ended, Progress, Score
-from batchcancel.cluster.running import RunningJob
 from batchcancel.errors import BatchCancelError, ClusterError, EngineError
 
 RUNNING = Progress(state="running", score=Score(to_settle=2), shards_out=1, window=1, rate=None)
@@ -28,10 +26,10 @@ class Job(FollowedJob):
     course: list[BatchCancelError | Ended | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._job = cast("RunningJob", SimpleNamespace(memo=SimpleNamespace(run_id="r")))
         self.progress = RUNNING
         self.ended = None
         self._silent_since = None
+        self._news = None
 
     async def look(self) -> None:
         step = self.course.pop(0)

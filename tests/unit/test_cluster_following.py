@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from temporalio.client import Client as Engine
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import TerminatedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster.following import FollowedJob
 from batchcancel.cluster.messages import Ended, Memo, Progress, Score
@@ -56,6 +57,10 @@ class Temporal:
 
     executions: list[Execution] = field(default_factory=lambda: [Execution(1)])
     id: str = "batchcancel/test/host/m"
+    is_mute: bool = False
+    """Whether no coordinator answers."""
+    is_handed_over: bool = False
+    """Whether another one has come to the latest execution, whose score it gives."""
 
     def get_workflow_handle(self, _name: str, run_id: str) -> Any:
         (one,) = (one for one in self.executions if one.name == run_id)
@@ -86,8 +91,19 @@ class Temporal:
         )
 
     async def query(self, *_: object, **__: object) -> Progress:
-        number = self.executions[-1].number
-        return Progress(state="running", score=Score(to_settle=number), shards_out=0, window=1, rate=None)
+        if self.is_mute:
+            raise RPCError("nobody polls", RPCStatusCode.DEADLINE_EXCEEDED, b"")
+        return Progress(
+            state="running",
+            score=Score(to_settle=99 if self.is_handed_over else self.executions[-1].number),
+            shards_out=0,
+            window=1,
+            rate=None,
+            is_handed_over=self.is_handed_over,
+        )
+
+    async def signal(self, *_: object, **__: object) -> None:
+        """Hear of a pause."""
 
     def followed(self) -> FollowedJob:
         """Follow the first one."""
@@ -130,6 +146,44 @@ async def test_several_take_overs_between_two_looks_are_one() -> None:
     assert (job.ended, job.memo.run_id) == (ended, "run-3")
 
 
+async def test_counts_stay_as_they_were_while_it_is_taken_over() -> None:
+    """The score is that of the next coordinator then, of which the total is another one."""
+    temporal = Temporal()
+    job = temporal.followed()
+    await job.look()
+    temporal.is_handed_over = True
+    await job.look()
+    assert job.progress.score.to_settle == 1
+    late = temporal.followed()
+    await late.look()
+    assert late.progress.score.to_settle == 99, "nothing else is known"
+
+
+async def test_one_that_has_begun_and_does_not_answer_yet_is_told_of_once_it_does() -> None:
+    """Until then the counts are those of the one before, under its name."""
+    temporal = Temporal()
+    job = temporal.followed()
+    await job.look()
+    temporal.succeed(HANDED_OVER)
+    temporal.is_mute = True
+    assert "does not answer" in (await job.look_patiently() or "")
+    assert (job.memo.run_id, job.progress.score.to_settle) == ("run-1", 1)
+    temporal.is_mute = False
+    assert "goes on with another" in (await job.look_patiently() or "")
+    assert (job.memo.run_id, job.progress.score.to_settle) == ("run-2", 2)
+
+
+async def test_whoever_presses_a_key_just_then_is_told_too() -> None:
+    """The look after the key finds the next one; the next look says so."""
+    temporal = Temporal()
+    job = temporal.followed()
+    await job.look()
+    temporal.succeed(HANDED_OVER)
+    await job.tell("pause")
+    assert job.memo.run_id == "run-2"
+    assert "goes on with another" in (await job.look_patiently() or "")
+
+
 @pytest.mark.parametrize(
     "others",
     [
@@ -148,8 +202,8 @@ async def test_a_coordinator_that_has_not_begun_is_waited_for(others: Memo | Non
     with pytest.raises(EngineError, match="takes over test/host/m and has not begun"):
         await job.look()
     assert "It is asked again" in (await job.look_patiently() or "")
-    temporal.executions.append(Execution(3))
-    assert await job.look_patiently() is None
+    temporal.executions.append(Execution(3, NEXT))
+    assert "goes on with another" in (await job.look_patiently() or "")
     assert job.progress.score.to_settle == 3
 
 

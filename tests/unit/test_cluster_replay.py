@@ -41,8 +41,8 @@ def test_histories_tell_what_can_happen_to_a_job() -> None:
     wanted = {
         "whole": "EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED",
         "asked": "EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED",
-        "canceled": "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED",
-        "handed-over": "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED",
+        "canceled": '"signalName": "cancel"',
+        "handed-over": '"signalName": "hand_over"',
         "untouched": "EVENT_TYPE_ACTIVITY_TASK_CANCELED",
         "given-up": "EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT",
         "failed": "EVENT_TYPE_ACTIVITY_TASK_FAILED",
