@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Final, TypeVar
 
 from temporalio import activity
@@ -21,6 +22,9 @@ _Answer = TypeVar("_Answer")
 
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
+_STICKY: Final = timedelta(seconds=2)
+"""How long a workflow's next step waits for the process that did the last one before any other may do it: the
+first thing that a take-over waits for. By itself Temporal waits for 10 s."""
 _FOR_GOOD: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNIMPLEMENTED})
 """What a server says that would say the same of the same call."""
 
@@ -110,5 +114,11 @@ class Contact:
         async def take(number: int, report: ShardReport) -> Receipt:
             return await commit_part(number, report)
 
-        async with Worker(self.engine, task_queue=queue, workflows=[AccountRun], activities=[give, take]):
+        async with Worker(
+            self.engine,
+            task_queue=queue,
+            workflows=[AccountRun],
+            activities=[give, take],
+            sticky_queue_schedule_to_start_timeout=_STICKY,
+        ):
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import threading
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
     from tests.acceptance.many_hosts.conftest import Server, StartHosts
@@ -112,6 +115,35 @@ def test_coordinator_that_is_killed_while_it_takes_over_can_be_taken_over(
     hosts.end(second, -9)
     hosts.end(hosts.submit("--rate", "400"))
     assert hosts.check_truth(ids) == 0
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_take_over_that_ends_half_way_through_is_taken_over(
+    server: Server, start_hosts: StartHosts, told: signal.Signals, code: int
+) -> None:
+    """Some shards have handed in what they had, and it is on disk; those of a frozen worker have not."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(900)
+    workers = [hosts.worker(slots=2), hosts.worker(slots=2)]
+    submit = hosts.submit("--rate", "100")
+    hosts.simulator.wait_for("cancel", 300)
+    submit.kill()
+    hosts.end(submit, -9)
+    workers[0].send_signal(signal.SIGSTOP)
+    again = hosts.submit("--rate", "100")
+
+    def has_taken_some() -> bool:
+        lines = hosts.read_ledger(hosts.folder / "ledger.jsonl")
+        *_, last_run = (place for place, line in enumerate(lines) if line["type"] == "run")
+        return [line["type"] for line in lines].count("run") == 2 and len(lines) > last_run + 20
+
+    hosts.wait_until(has_taken_some)
+    again.send_signal(told)
+    workers[0].send_signal(signal.SIGCONT)
+    hosts.end(again, code)
+    hosts.end(hosts.submit("--rate", "400"))
+    repeated = hosts.check_truth(ids, leaves_doubts=told is signal.SIGTERM)
+    assert repeated <= 50 * (hosts.HEARTBEAT_S + 0.5) + 16, "of the frozen one, if it was given up"
 
 
 def test_what_nobody_hears_is_said_and_kept_for_the_next_coordinator(
