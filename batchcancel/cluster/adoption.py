@@ -55,10 +55,10 @@ class Adoption:
         number = 0
         rows = self._work.read_rows()
         while wanted and (row := await anext(rows, None)) is not None:
-            if row.valid and row.duplicate_of is None:
-                ask = wanted.pop((row.merchant_id, row.invoice_id), None)
-                if ask is not None and row.standing is not Standing.SETTLED:  # else it was written then
-                    self._find(ask, number, row)
+            # The first row of an id is the one that is asked about; the text of an invalid one names nothing.
+            ask = wanted.pop((row.merchant_id, row.invoice_id), None) if row.valid else None
+            if ask is not None and row.standing is not Standing.SETTLED:  # else it was written then
+                self._find(ask, number, row)
             number += 1
         self._unclaimed.update(ask.number for ask in wanted.values())
 

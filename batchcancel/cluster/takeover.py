@@ -15,7 +15,6 @@ from batchcancel.cluster.coordinator import Coordinator
 from batchcancel.cluster.messages import Account, Ended, Issue, Progress, Receipt, ShardReport, ShardRequest
 from batchcancel.cluster.packing import unpack_asks
 from batchcancel.cluster.running import (
-    CANCELED,
     REPLACED,
     RunningJob,
     ended_of,
@@ -162,5 +161,3 @@ class TakeOver:
         self.rate = job.rate
         self.is_canceled = job.is_canceled
         self._coordinator.note_pause(is_paused=self._coordinator.is_paused or job.is_paused)
-        if job.is_canceled:
-            self._coordinator.stop_as_asked(CANCELED)

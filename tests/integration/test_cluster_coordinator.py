@@ -722,6 +722,34 @@ async def test_an_id_that_may_not_be_sent_takes_no_answer(bench: Bench) -> None:
     assert hosts.asked == {}
 
 
+async def test_a_shard_that_is_brought_again_is_not_told_as_written_before_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workflow would forget it, and a kill would cost its answers."""
+    bench.write(*ids(2))
+    old = [Ask(0, "2600")]
+    may_write, write = asyncio.Event(), Books.write
+
+    async def write_late(books: Books, *row: Any) -> None:
+        await may_write.wait()
+        await write(books, *row)
+
+    monkeypatch.setattr(Books, "write", write_late)
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        done = report(map(answer, old))
+        first, again = (asyncio.create_task(coordinator.commit_adopted(0, done)) for _ in range(2))
+        await asyncio.sleep(0.1)
+        first.cancel()
+        assert not again.done()
+        may_write.set()
+        await again
+        assert bench.results() == {"2600": 1}
+
+    await bench.run(drive)
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 async def test_a_doubt_that_an_earlier_coordinator_had_is_kept(bench: Bench, *, is_stopped: bool) -> None:
     """Its shard brings nothing of it: a look-up comes first, or it is written for the next run."""

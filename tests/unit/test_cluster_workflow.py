@@ -10,7 +10,17 @@ import pytest
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from batchcancel.cluster.messages import Account, Conditions, Issue, Receipt, Score, Shard, ShardReport, Task
+from batchcancel.cluster.messages import (
+    Account,
+    Conditions,
+    Ended,
+    Issue,
+    Receipt,
+    Score,
+    Shard,
+    ShardReport,
+    Task,
+)
 from batchcancel.cluster.workflow import AccountRun
 
 SHARD = Shard(
@@ -31,6 +41,34 @@ SHARD = Shard(
     concurrency=1,
 )
 TASK = Task(shard_queue="q", score=Score(to_settle=1))
+
+
+async def test_a_job_that_was_canceled_before_it_began_ends_at_once() -> None:
+    """Nothing is asked for: nobody was there to hear it when it was said."""
+    task = Task(shard_queue="q", is_canceled=True, score=Score(to_settle=1))
+    ended = await AccountRun(task).run(task)
+    assert ended == Ended(is_canceled=True, score=Score(to_settle=1))
+
+
+async def test_what_somebody_has_asked_goes_on_in_the_next_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that another coordinator has come."""
+    continued: list[Task] = []
+
+    def go_on(task: Task) -> None:
+        continued.append(task)
+        raise ApplicationError("it ends here")
+
+    monkeypatch.setattr(workflow, "continue_as_new", go_on)
+    run = AccountRun(TASK)
+    run.set_rate(7.0)
+    run.pause()
+    run.hand_over()
+    run._is_renewing = True
+    with pytest.raises(ApplicationError, match="it ends here"):
+        await run.run(TASK)
+    assert continued == [
+        Task(shard_queue="q", is_paused=True, is_handed_over=True, rate=7.0, score=Score(to_settle=1))
+    ]
 
 
 @pytest.fixture

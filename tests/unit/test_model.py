@@ -130,6 +130,7 @@ def test_a_tally_counts_final_and_open_errors() -> None:
         ),
         pytest.param(Tally(rows=10, results={Reason.CANCELED: 9}), False, id="one lost"),
         pytest.param(Tally(rows=10, results={Reason.CANCELED: 10}, open=1), False, id="one twice"),
+        pytest.param(Tally(rows=10, results={Reason.CANCELED: 11}, open=-1), False, id="one too many"),
     ],
 )
 def test_a_tally_is_conserved_if_every_row_is_counted_once(tally: Tally, *, is_conserved: bool) -> None:
