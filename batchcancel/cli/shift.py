@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Final
 
 from batchcancel.cli import exit_codes, say
 from batchcancel.cli.log import open_log_of
@@ -15,6 +17,8 @@ from batchcancel.cluster.connection import connect, shard_queue_of
 from batchcancel.cluster.worker import ShardWorker
 from batchcancel.settings import Settings
 from batchcancel.settings.engine import EngineOptions
+
+_AT_ONCE_S: Final = 10.0
 
 
 async def work(settings: Settings, options: EngineOptions, slots: int, before_run: list[int]) -> int:
@@ -30,7 +34,7 @@ async def work(settings: Settings, options: EngineOptions, slots: int, before_ru
         UsageError: The keys or Temporal can't be used.
     """
     with signals_cancel(before_run), closing(open_log_of(settings)) as log, _without_noise():
-        shards = ShardWorker(settings, on_event=log, on_stop=_say_why_stopped)
+        shards = ShardWorker(settings, on_event=log, on_stop=_Stops().say)
         engine = await connect(options)
         queue = shard_queue_of(shards.account, options)
         leave = _Leave(shards)
@@ -50,8 +54,19 @@ def _without_noise() -> Iterator[None]:
         yield
 
 
-def _say_why_stopped(why: str) -> None:
-    say(f"A shard was stopped: {why}", fg="yellow")
+class _Stops:
+    """Say why shards are stopped; all of those at work may have the same to say at once."""
+
+    def __init__(self) -> None:
+        self._said: str | None = None
+        self._said_at = 0.0
+
+    def say(self, why: str) -> None:
+        """Say it, unless that was just said."""
+        now = time.monotonic()
+        if why != self._said or now > self._said_at + _AT_ONCE_S:
+            say(f"A shard was stopped: {why}", fg="yellow")
+        self._said, self._said_at = why, now
 
 
 def _say_whether_away(is_away: bool) -> None:  # noqa: FBT001 - a callback

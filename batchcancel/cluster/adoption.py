@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from batchcancel.cluster.books import Books
+from batchcancel.cluster.books import Books, OpenInvoice
 from batchcancel.cluster.messages import Receipt, ShardReport
 from batchcancel.cluster.packing import Answer, Ask, match_of, unpack_answers
 from batchcancel.cluster.shares import Shares
 from batchcancel.job.workforce import Work
-from batchcancel.model import AnswersUnclaimed, ManifestRow, Reason, Standing
-from batchcancel.pipeline.unasked import in_doubt
+from batchcancel.model import AnswersUnclaimed, ManifestRow, Reason, RequestKind, Result, Skip, Standing
+from batchcancel.pipeline.unasked import in_doubt, unasked
+from batchcancel.retry import Case, LeftOpen
+
+_HAVE_A_ROW: Final = frozenset({Standing.TO_LOOK_UP, Standing.HELD_BACK})
+"""Invoices of which the ledger says that they ended in an error, or in a doubt."""
 
 
 class _Found(NamedTuple):
@@ -24,27 +28,39 @@ class _Found(NamedTuple):
     is_expected: bool
     """Whether what the invoice has to be like is the same as then."""
 
+    @property
+    def is_to_be_asked(self) -> bool:
+        """Whether this run would ask about it: not if it is excluded by now, or held back."""
+        return not isinstance(unasked(self.row), Skip | LeftOpen)
+
 
 class Adoption:
-    """Write what an earlier coordinator's shards have, each answer once.
+    """Take what an earlier coordinator's shards have: answers are written, once; doubts are asked about.
 
-    What stopped one of them is not taken over: the shards after it meet the same by themselves, or do not.
+    An error that the next run asks about again is no answer, and what stopped a shard is not taken over:
+    those after it meet the same by themselves, or do not.
     """
 
-    def __init__(self, work: Work, books: Books, shares: Shares) -> None:
+    def __init__(
+        self, work: Work, books: Books, shares: Shares, *, on_failure: Callable[[Exception], None]
+    ) -> None:
         """Prepare.
 
         Args:
             work: What is to be done.
             books: Where it is kept what has an answer before it is read.
             shares: Learn from refusals.
+            on_failure: Told of answers that can't be written: they stay where they are.
         """
         self._work = work
         self._books = books
         self._shares = shares
-        self._found: dict[int, _Found] = {}
+        self._on_failure = on_failure
+        self._found: Final[dict[int, _Found]] = {}
         """Those without an answer, by the number that they had there."""
-        self._unclaimed: set[int] = set()
+        self._doubts: Final[dict[int, OpenInvoice]] = {}
+        """Those of them that may have been acted on, likewise."""
+        self._unclaimed: Final[set[int]] = set()
         """The numbers there of what no row of these manifests names."""
         self._commits: Final[dict[int, asyncio.Task[None]]] = {}
         """By shard."""
@@ -58,14 +74,12 @@ class Adoption:
             # The first row of an id is the one that is asked about; the text of an invalid one names nothing.
             ask = wanted.pop((row.merchant_id, row.invoice_id), None) if row.valid else None
             if ask is not None and row.standing is not Standing.SETTLED:  # else it was written then
-                self._find(ask, number, row)
+                found = _Found(number, row, is_expected=ask.match == match_of(row))
+                self._found[ask.number] = found
+                if ask.is_in_doubt and row.standing not in _HAVE_A_ROW:
+                    self._doubt(ask.number, found, in_doubt(row))
             number += 1
         self._unclaimed.update(ask.number for ask in wanted.values())
-
-    def _find(self, ask: Ask, number: int, row: ManifestRow) -> None:
-        self._found[ask.number] = _Found(number, row, is_expected=ask.match == match_of(row))
-        if ask.is_in_doubt and row.standing is not Standing.TO_LOOK_UP:
-            self._books.doubted_earlier[number] = in_doubt(row)
 
     async def commit(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of a shard; see ``Coordinator.commit_adopted``."""
@@ -74,25 +88,48 @@ class Adoption:
         await asyncio.shield(self._commits[number])
         return Receipt(is_over=True, leaves_rest=False, score=self._books.score())
 
+    async def settle(self) -> None:
+        """Return once nothing is written any more."""
+        await asyncio.gather(*self._commits.values(), return_exceptions=True)
+
     async def _commit(self, report: ShardReport) -> None:
-        answers = unpack_answers(report.answers)
-        self._shares.learn(report.refused_at)
-        if unclaimed := self._unclaimed.intersection(answer.number for answer in answers):
-            self._unclaimed -= unclaimed
-            self._work.on_event(AnswersUnclaimed(count=len(unclaimed)))
-        for answer in answers:
-            found = self._found.get(answer.number)
-            if found is not None and (found.is_expected or answer.reason is not Reason.MISMATCH):
-                await self._take(answer, found)
-        await self._books.ledger.flush()
+        try:
+            answers = unpack_answers(report.answers)
+            self._shares.learn(report.refused_at)
+            if unclaimed := self._unclaimed.intersection(answer.number for answer in answers):
+                self._unclaimed.difference_update(unclaimed)
+                self._work.on_event(AnswersUnclaimed(count=len(unclaimed)))
+            for answer in answers:
+                if (found := self._found.get(answer.number)) is not None:
+                    await self._take(answer, found)
+            await self._books.ledger.flush()
+        except Exception as exc:
+            self._on_failure(exc)
+            raise
 
     async def _take(self, answer: Answer, found: _Found) -> None:
-        books, result = self._books, answer.result_for(found.row)
-        if result.reason is Reason.UNKNOWN and not books.stopping.is_set():
-            books.doubted_earlier[found.number] = result  # there is time to look
+        if answer.reason is Reason.UNKNOWN:
+            self._doubt(answer.number, found, answer.result_for(found.row))
+        elif answer.reason.is_final and (found.is_expected or answer.reason is not Reason.MISMATCH):
+            await self._write(answer, found)
+
+    def _doubt(self, old_number: int, found: _Found, unknown: Result) -> None:
+        """Have an invoice looked up before any other; or written in the end, if it is not to be asked."""
+        books = self._books
+        if (doubt := self._doubts.get(old_number)) is not None:
+            doubt.unknown = unknown
             return
+        case = Case(row=found.row, next=RequestKind.CANCEL, doubted_earlier=True)
+        self._doubts[old_number] = doubt = OpenInvoice(number=found.number, case=case, unknown=unknown)
+        (books.again if found.is_to_be_asked else books.aside).append(doubt)
+        books.take_early(found.number, is_to_settle=found.is_to_be_asked)
+
+    async def _write(self, answer: Answer, found: _Found) -> None:
+        books = self._books
         del self._found[answer.number]
-        books.doubted_earlier.pop(found.number, None)
-        books.answered_earlier.add(found.number)
-        await books.write(result)
-        books.entrance.count_in()
+        doubt = self._doubts.pop(answer.number, None)
+        if doubt is None:
+            books.take_early(found.number, is_to_settle=found.is_to_be_asked)
+        else:
+            (books.again if found.is_to_be_asked else books.aside).remove(doubt)
+        await books.write(answer.result_for(found.row))

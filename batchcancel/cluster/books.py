@@ -101,10 +101,10 @@ class Books:
         """Shards that are out, by number."""
         self.again: Final[deque[OpenInvoice]] = deque()
         """Invoices that shards have left."""
-        self.answered_earlier: Final[set[int]] = set()
-        """Rows that an earlier coordinator's shards answered before they were read here, by number."""
-        self.doubted_earlier: Final[dict[int, Result]] = {}
-        """Rows of such shards that may have been acted on, by number: what is written if nobody looks."""
+        self.aside: Final[list[OpenInvoice]] = []
+        """Invoices that may have been acted on, and are not to be asked about any more."""
+        self.taken_early: Final[set[int]] = set()
+        """Rows that an earlier coordinator's shards had, counted before they are read, by number."""
         self._settled_of: Counter[str | None] = Counter()
         """Results of invoices that were asked about, by merchant."""
         self.stopped: Final[dict[str | None, str]] = {}
@@ -114,8 +114,8 @@ class Books:
 
     @property
     def in_hand(self) -> int:
-        """Invoices that were read, and have neither a row nor been left open."""
-        return self.with_shards + len(self.again)
+        """Invoices that were taken in hand, and have neither a row nor been left open."""
+        return self.with_shards + len(self.again) + len(self.aside)
 
     @property
     def with_shards(self) -> int:
@@ -148,6 +148,18 @@ class Books:
         failure = self.entrance.note(case, result)
         if failure is not None and not self.stopping.is_set():
             self._on_failure(failure)
+
+    def take_early(self, number: int, *, is_to_settle: bool) -> None:
+        """Count a row that others had asked about, as if it were read by now.
+
+        Args:
+            number: Its place.
+            is_to_settle: Whether the check counts it among those that are given a result.
+        """
+        self.taken_early.add(number)
+        self.entrance.count_in()
+        if not is_to_settle:
+            self._to_settle += 1
 
     async def skip(self, skip: Skip) -> None:
         """Write that nobody is asked about a row.
@@ -215,21 +227,18 @@ class Books:
         Raises:
             LedgerFaultError: The ledger can't take rows any more.
         """
-        left = [*self.again, *(one for out in self.out.values() for one in out.invoices.values())]
-        self.again.clear()
-        self.out.clear()
+        with_shards = [one for out in self.out.values() for one in out.invoices.values()]
+        left = [*self.again, *self.aside, *with_shards]
+        for one in (self.again, self.aside, self.out):
+            one.clear()
         for invoice in left:
             await self.leave(invoice)
-        for number, result in self.doubted_earlier.items():
-            self.answered_earlier.add(number)
-            await self.write(result)
-        self.doubted_earlier.clear()
 
     def tally(self) -> Tally:
-        """Count what became of the rows that were read so far, or answered before they were."""
+        """Count what became of the rows that were read so far, or taken before they were."""
         counts = self.counts
         return Tally(
-            rows=counts.rows_read + len(self.answered_earlier),
+            rows=counts.rows_read + len(self.taken_early),
             results=dict(counts.results),
             settled_earlier=counts.settled_earlier,
             duplicates=counts.skips[SkipReason.DUPLICATE],

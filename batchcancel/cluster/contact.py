@@ -56,7 +56,7 @@ class Contact:
         """
         while not self._coordinator.aborting.is_set():
             try:
-                return await call()
+                return await self._until_aborting(call())
             except RPCError as exc:
                 if exc.status is RPCStatusCode.NOT_FOUND:
                     return None
@@ -64,6 +64,16 @@ class Contact:
                     raise ClusterError(f"Temporal does not take the job: {exc.status.name}.") from None
                 await self.wait(_AGAIN_S)
         return None
+
+    async def _until_aborting(self, answer: Awaitable[_Answer]) -> _Answer | None:
+        answering = asyncio.ensure_future(answer)
+        aborting = asyncio.create_task(self._coordinator.aborting.wait())
+        try:
+            await asyncio.wait({answering, aborting}, return_when=asyncio.FIRST_COMPLETED)
+            return answering.result() if answering.done() else None
+        finally:
+            answering.cancel()
+            aborting.cancel()
 
     async def wait(self, seconds: float) -> None:
         """Return after some time, or once nobody waits any more."""
@@ -114,11 +124,22 @@ class Contact:
         async def take(number: int, report: ShardReport) -> Receipt:
             return await commit_part(number, report)
 
-        async with Worker(
-            self.engine,
-            task_queue=queue,
-            workflows=[AccountRun],
-            activities=[give, take],
-            sticky_queue_schedule_to_start_timeout=_STICKY,
-        ):
-            yield
+        fatal: list[BaseException] = []
+
+        async def note(failure: BaseException) -> None:
+            fatal.append(failure)
+
+        try:
+            async with Worker(
+                self.engine,
+                task_queue=queue,
+                workflows=[AccountRun],
+                activities=[give, take],
+                sticky_queue_schedule_to_start_timeout=_STICKY,
+                on_fatal_error=note,
+            ):
+                yield
+        except Exception as exc:
+            if exc in fatal:  # the SDK has given up: a server that is silent may bring it to that
+                raise ClusterError("Temporal can't be listened to any more.") from None
+            raise

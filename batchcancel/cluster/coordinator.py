@@ -80,8 +80,10 @@ class Coordinator:
             shard_rows=shard_rows,
             on_failure=self.fail,
         )
-        self._intake = Intake(work, self._books, self._shares, on_failure=self.fail)
-        self._adoption = Adoption(work, self._books, self._shares)
+        self._intake = Intake(
+            work, self._books, self._shares, on_failure=self.fail, on_unwritten=self.give_up
+        )
+        self._adoption = Adoption(work, self._books, self._shares, on_failure=self.give_up)
         self._failures: list[Exception] = []
         self._held_since: dict[PauseCause, float] = {}
         """What holds the whole job, and since when."""
@@ -103,7 +105,7 @@ class Coordinator:
 
     @property
     def is_paused(self) -> bool:
-        """Whether somebody here has paused the job."""
+        """Whether somebody has paused the job."""
         return PauseCause.BY_HAND in self._held_since
 
     @property
@@ -136,6 +138,8 @@ class Coordinator:
         except Exception as exc:  # noqa: BLE001 - raised below, once what is in hand is accounted for
             self.fail(exc)
         await self._dispatch.end()
+        await self._intake.settle()
+        await self._adoption.settle()
         if not any(isinstance(failure, LedgerFaultError) for failure in self._failures):
             await self._books.close()
         if self._failures:
@@ -188,6 +192,16 @@ class Coordinator:
         else:
             self.stop(cause_of(failure))
 
+    def give_up(self, failure: Exception) -> None:
+        """Stop at once for answers that can't be written: they stay in Temporal, for the next coordinator."""
+        self.fail(failure)
+        self.aborting.set()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it stops for a failure."""
+        return bool(self._failures)
+
     def stop_as_asked(self, why: str) -> None:
         """End the job because somebody asked for its end."""
         self._work.stop_as_asked(why)
@@ -239,6 +253,10 @@ class Coordinator:
                 run's do not name gets no row.
         """
         await self._adoption.begin(asks)
+
+    async def settle_adopted(self) -> None:
+        """Return once no answer of an earlier coordinator's shards is written any more."""
+        await self._adoption.settle()
 
     async def commit_adopted(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of an earlier coordinator's shard; returns once they are durable.

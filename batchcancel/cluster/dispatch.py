@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -146,7 +146,7 @@ class Dispatch:
             merchant_id = invoice.case.row.merchant_id
             rows_of[merchant_id] += 1
             is_full = rows_of[merchant_id] >= most_of_each
-            if is_full or self._books.entrance.holds_back or _ends_shard(invoice, self._books.again):
+            if is_full or self._books.entrance.holds_back or self._ends_shard(invoice):
                 break
         if not invoices:
             return None
@@ -183,7 +183,7 @@ class Dispatch:
 
     async def _next_invoice(self) -> OpenInvoice | None:
         """Return the next invoice that is to be asked about; None if there is none for now."""
-        if self._books.again:
+        if self._may_hand_out_again():
             return self._books.again.popleft()
         while self._rows is not None and not self._books.entrance.holds_back:
             try:
@@ -206,25 +206,37 @@ class Dispatch:
                 return invoice
         return None
 
+    def _may_hand_out_again(self) -> bool:
+        """Tell whether an invoice may be handed out once more: canaries go first, while they are tried."""
+        again, is_trying = self._books.again, self._books.entrance.is_trying
+        return bool(again) and (again[0].case.is_canary or not is_trying or self._rows is None)
+
+    def _ends_shard(self, invoice: OpenInvoice) -> bool:
+        """Tell whether a shard ends here: those that are tried first have one of their own."""
+        return (
+            self._may_hand_out_again() and self._books.again[0].case.is_canary is not invoice.case.is_canary
+        )
+
     async def _admit(self, number: int, row: ManifestRow) -> OpenInvoice | None:
         """Take an invoice in hand, if its row and the gates let it through."""
         books = self._books
-        if number in books.answered_earlier:
-            books.answered_earlier.remove(number)  # counted when its answer came
+        if number in books.taken_early:
+            books.taken_early.remove(number)  # counted then
             return None
         if row.duplicate_of is None and row.standing is Standing.SETTLED:
             books.counts.settled_earlier += 1
             return None
-        unknown = books.doubted_earlier.pop(number, None)
         ending = unasked(row)
-        if ending is not None and (unknown is None or isinstance(ending, Settled)):
+        if ending is not None:
             await self._end_unasked(ending)
             return None
-        is_in_doubt = row.standing is Standing.TO_LOOK_UP or unknown is not None
+        if row.merchant_id in books.stopped:
+            books.counts.left_open += 1
+            return None
+        is_in_doubt = row.standing is Standing.TO_LOOK_UP
         case = Case(row=row, next=RequestKind.CANCEL, doubted_earlier=is_in_doubt)
-        invoice = OpenInvoice(number=number, case=case, unknown=unknown)
-        is_to_be_asked = ending is None and row.merchant_id not in books.stopped
-        if is_to_be_asked and await books.entrance.admit(case, stopping=books.stopping):
+        invoice = OpenInvoice(number=number, case=case)
+        if await books.entrance.admit(case, stopping=books.stopping):
             return invoice
         await books.leave(invoice)
         if books.entrance.is_at_limit:
@@ -244,8 +256,3 @@ class Dispatch:
 def _most_rows(rate: float | None) -> int:
     """Return how many invoices of a shard share a rate (requests a second, None for no limit) at most."""
     return MOST_ROWS if rate is None else max(_LEAST_ROWS, int(rate * _LASTS_S))
-
-
-def _ends_shard(invoice: OpenInvoice, again: deque[OpenInvoice]) -> bool:
-    """Tell whether a shard ends here: those that are tried first have one of their own."""
-    return bool(again) and again[0].case.is_canary is not invoice.case.is_canary

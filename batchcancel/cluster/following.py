@@ -199,7 +199,7 @@ class FollowedJob:
             if isinstance(exc.cause, TerminatedError) and exc.cause.message == REPLACED:
                 return None
             raise ClusterError(self._was_ended) from None
-        ended = ended_of(result, self.progress.score)
+        ended = ended_of(result, self.progress.score if self._is_known else None)
         return None if ended.is_handed_over and not ended.is_canceled else ended
 
 

@@ -23,7 +23,13 @@ class Intake:
     """Write the answers of shards; returns of each once they are durable."""
 
     def __init__(
-        self, work: Work, books: Books, shares: Shares, *, on_failure: Callable[[Exception], None]
+        self,
+        work: Work,
+        books: Books,
+        shares: Shares,
+        *,
+        on_failure: Callable[[Exception], None],
+        on_unwritten: Callable[[Exception], None],
     ) -> None:
         """Prepare.
 
@@ -31,12 +37,14 @@ class Intake:
             work: What is to be done.
             books: Where it is kept who has what.
             shares: Learn from refusals.
-            on_failure: Told of a ledger that can't be written, and of what stopped a worker.
+            on_failure: Told of what stopped a worker.
+            on_unwritten: Told of answers that can't be written: they stay where they are.
         """
         self._work = work
         self._books = books
         self._shares = shares
         self._on_failure = on_failure
+        self._on_unwritten = on_unwritten
 
     async def commit_part(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of a shard; see ``Coordinator.commit_part``."""
@@ -47,6 +55,11 @@ class Intake:
             out.committing = asyncio.create_task(self._commit(out, report))
         return await asyncio.shield(out.committing)
 
+    async def settle(self) -> None:
+        """Return once nothing is written any more."""
+        commits = [out.committing for out in self._books.out.values() if out.committing is not None]
+        await asyncio.gather(*commits, return_exceptions=True)
+
     async def _commit(self, out: ShardOut, report: ShardReport) -> Receipt:
         books = self._books
         try:
@@ -55,11 +68,9 @@ class Intake:
             for answer in answers:
                 await self._take(out, answer)
             await books.ledger.flush()
-        except LedgerFaultError as exc:
-            self._on_failure(exc)
+        except Exception as exc:  # what was not taken stays in Temporal
+            self._on_unwritten(exc)
             raise
-        except Exception as exc:  # noqa: BLE001 - the run ends with it; what was not taken stays open
-            self._on_failure(exc)
         stops = [stop for stop in report.stopped_merchants if stop.merchant_id in out.merchants]
         if report.stop is not None:
             if self._is_of_one_merchant(out, report.stop):
@@ -72,7 +83,7 @@ class Intake:
         try:
             is_news = await books.stop_merchants(stops)
         except LedgerFaultError as exc:
-            self._on_failure(exc)
+            self._on_unwritten(exc)
             raise
         return self._receipt(leaves_rest=bool(books.again), takes_back=is_news)
 

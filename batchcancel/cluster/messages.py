@@ -200,10 +200,6 @@ class Progress(Struct, frozen=True, kw_only=True):
     window: int
     rate: float | None
     """Requests a second that somebody set; None for what the job began with."""
-    is_paused: bool = False
-    """Also while it ends."""
-    is_canceled: bool = False
-    """Whether somebody ended it who watched it."""
     is_handed_over: bool = False
     """Whether another coordinator has come, whose score is given then: it goes on with the rest itself."""
 
@@ -216,9 +212,6 @@ class Ended(Struct, frozen=True, kw_only=True):
     score: Score
     is_handed_over: bool = False
     """Whether another coordinator has ended it, to go on with the rest itself."""
-    is_paused: bool = False
-    rate: float | None = None
-    """Requests a second that somebody set; None for what the job began with."""
 
 
 class Memo(Struct, frozen=True, kw_only=True):

@@ -183,7 +183,7 @@ def unpack_answers(packed: bytes) -> list[Answer]:
     except (msgspec.MsgspecError, zlib.error):
         raise ClusterError(
             "A worker has sent answers that this version of batchcancel does not understand: it may be "
-            "newer. Update this one, and run the same command again: look-ups find out what was done."
+            "newer. They wait in Temporal: update this one, and run the same command again."
         ) from None
 
 

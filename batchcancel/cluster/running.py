@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -116,20 +116,6 @@ async def find_job(engine: Engine, account: Account) -> RunningJob | None:
             return None
         raise
     return await _running(found, handle)
-
-
-async def find_ending(engine: Engine, account: Account, *, of_runs: Container[str]) -> Ended | None:
-    """Return what the last job of an account came to, if it has ended and was one of some runs.
-
-    Raises:
-        RPCError: Temporal can't be asked, or knows of no job.
-    """
-    handle = engine.get_workflow_handle(workflow_id_of(account))
-    found = await handle.describe()
-    if found.status is not WorkflowExecutionStatus.COMPLETED:
-        return None
-    job = await job_in(found, handle)
-    return ended_of(await handle.result()) if job.memo.run_id in of_runs else None
 
 
 async def seconds_of_leases(engine: Engine, account: Account) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -46,8 +46,8 @@ from batchcancel.settings.engine import EngineOptions
 _LOOK: Final = timedelta(seconds=2)
 _AGAIN_S: Final = 1.0
 """How often is looked whether Temporal has been away for too long."""
-_TERMINATE_S: Final = 1.0
-"""How long a workflow that nobody waits for may take to be terminated."""
+_LAST_CALL_S: Final = 1.0
+"""How long the last word to a workflow may take that nobody waits for."""
 _END_WITHOUT_S: Final = 12.0
 """How long a job that is to end waits for a Temporal that does not answer. Shards drain for 8 s at most; the
 next coordinator takes what they have."""
@@ -131,15 +131,18 @@ class Submission:
 
     async def _hold(self, coordinator: Coordinator) -> None:
         history = self._work.opened.ledger.history
-        earlier = TakeOver(self._contact, self._account, coordinator, history=history)
-        if not await earlier.run():
+        orders = await TakeOver(self._contact, self._account, coordinator, history=history).run()
+        if coordinator.aborting.is_set():
             return
+        coordinator.note_pause(is_paused=coordinator.is_paused or orders.is_paused)
+        if orders.is_canceled:
+            coordinator.stop_as_asked(CANCELED)
         queue = f"batchcancel-job/{secrets.token_hex(8)}"
         task = Task(
             shard_queue=shard_queue_of(self._account, self._options),
             is_paused=coordinator.is_paused,
-            is_canceled=earlier.is_canceled,
-            rate=earlier.rate,
+            is_canceled=orders.is_canceled,
+            rate=_lower(orders.rate, self._work.settings.rate),
             score=coordinator.score(),
         )
         async with self._contact.listen(queue, coordinator.next_shards, coordinator.commit_part):
@@ -184,10 +187,13 @@ class Submission:
         aborting = asyncio.create_task(coordinator.aborting.wait())
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                await _terminate(handle, "nobody waits for it any more")
+            if not result.done() and coordinator.has_failed:
+                # What its shards have waits for the next coordinator.
+                await _soon(handle.signal(AccountRun.end))
+            elif not result.done():
+                await _soon(handle.terminate("nobody waits for it any more"))
         except asyncio.CancelledError:
-            await _terminate(handle, "its coordinator was cancelled")
+            await _soon(handle.terminate("its coordinator was cancelled"))
             raise
         finally:
             tasks = {ending, result, passing_on, watching, aborting}
@@ -247,7 +253,13 @@ async def _end_without(coordinator: Coordinator) -> None:
     coordinator.abort("Temporal does not answer")
 
 
-async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:
+async def _soon(call: Awaitable[None]) -> None:
+    """Make a last call, if that can be had at once."""
     with suppress(RPCError, TimeoutError):
-        async with asyncio.timeout(_TERMINATE_S):
-            await handle.terminate(why)
+        async with asyncio.timeout(_LAST_CALL_S):
+            await call
+
+
+def _lower(rate: float | None, asked_for: float | None) -> float | None:
+    """Return what somebody has set for the job, unless less is asked for by now; None if nobody has."""
+    return rate if rate is None or asked_for is None else min(rate, asked_for)

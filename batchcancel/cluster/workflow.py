@@ -98,8 +98,6 @@ class AccountRun:
                     is_canceled=self._is_canceled,
                     score=self._score,
                     is_handed_over=self._is_handed_over,
-                    is_paused=self._is_paused,
-                    rate=self._rate,
                 )
             elif not self._shards and self._is_renewing:
                 workflow.continue_as_new(
@@ -170,8 +168,6 @@ class AccountRun:
             shards_out=len(self._shards),
             window=self._window,
             rate=self._rate,
-            is_paused=self._is_paused,
-            is_canceled=self._is_canceled,
             is_handed_over=self._is_handed_over,
         )
 

@@ -20,32 +20,22 @@ def unasked(row: ManifestRow) -> Settled | Skip | LeftOpen | None:
         case _ if row.planned is not None:
             return Settled(row.planned)
         case _:
-            return None if row.valid else Settled(_invalid(row))
+            return None if row.valid else Settled(_error(row, Reason.INVALID_ID))
 
 
 def in_doubt(row: ManifestRow) -> Result:
     """Return what is written of an invoice that others may have canceled, if this run does not look."""
+    return _error(row, Reason.UNKNOWN)
+
+
+def _error(row: ManifestRow, reason: Reason) -> Result:
     return Result(
         row=row.row,
         file=row.file or UNSET,
         merchant_id=row.merchant_id or UNSET,
         invoice_id=row.invoice_id,
-        outcome=Reason.UNKNOWN.outcome,
-        reason=Reason.UNKNOWN,
-        resolved_by=None,
-        at=utc_text(),
-        keep=row.keep or UNSET,
-    )
-
-
-def _invalid(row: ManifestRow) -> Result:
-    return Result(
-        row=row.row,
-        file=row.file or UNSET,
-        merchant_id=row.merchant_id or UNSET,
-        invoice_id=row.invoice_id,
-        outcome=Reason.INVALID_ID.outcome,
-        reason=Reason.INVALID_ID,
+        outcome=reason.outcome,
+        reason=reason,
         resolved_by=None,
         at=utc_text(),
         keep=row.keep or UNSET,

@@ -8,7 +8,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -793,12 +793,87 @@ async def test_an_answer_counts_more_than_what_is_not_to_be_asked_any_more(bench
         await coordinator.commit_adopted(0, report(map(answer, old, reasons)))
         await hosts.drive(coordinator)
 
+        score = coordinator.score()
+        assert (score.to_settle, score.done) == (5, 3), "two are in doubt, and written in the end"
+
     _, summary = await bench.run(drive, retry_errors="none", exclude=str(bench.folder / "never.txt"))
-    assert results_of(bench)[2:4] == [("2600", "canceled"), ("2602", "canceled")]
-    assert results_of(bench)[4:6] == [("2601", "unknown"), ("2603", "unknown")]
+    assert results_of(bench)[2:] == [
+        ("2600", "canceled"),
+        ("2602", "canceled"),
+        ("2605", "canceled"),
+        ("2601", "unknown"),
+        ("2603", "unknown"),
+    ]
     assert hosts.asked == {"2605": 1}
     assert summary.tally.excluded == 1
     assert summary.tally.is_conserved
+
+
+@pytest.mark.parametrize("canary", [1, 9])
+async def test_canaries_go_before_what_an_earlier_coordinator_doubted(bench: Bench, canary: int) -> None:
+    """There may be fewer invoices than canaries, and the job comes to its end."""
+    bench.write(*ids(3))
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600", is_in_doubt=True)])
+        await hosts.drive(coordinator)
+
+    async with asyncio.timeout(5):
+        _, summary = await bench.run(drive, canary=canary)
+    asked = [[ask.invoice_id for ask in unpack_asks(shard.rows)] for shard in hosts.shards]
+    assert asked[0] == ids(3)[1 : 1 + canary]
+    assert sorted(one for shard in asked for one in shard) == ids(3)
+    assert summary.tally.is_conserved
+
+
+async def test_an_error_that_is_asked_about_again_is_asked_about_at_once(bench: Bench) -> None:
+    """The next run would do it anyway, and its row may be in the ledger by now."""
+    bench.write(*ids(2))
+    old = [Ask(0, "2600"), Ask(1, "2601")]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        await coordinator.commit_adopted(
+            0, report([answer(old[0], Reason.REFUSED), answer(old[1], Reason.NOT_FOUND)])
+        )
+        await hosts.drive(coordinator)
+
+    await bench.run(drive)
+    assert results_of(bench) == [("2601", "not_found"), ("2600", "canceled")]
+
+
+async def test_answers_that_are_being_written_are_written_before_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another shard's can't be read, which stops the job at once."""
+    bench.write(*ids(4))
+    old = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(3))]
+    write = Books.write
+
+    async def write_slowly(books: Books, *row: Any) -> None:
+        await asyncio.sleep(0.05)
+        await write(books, *row)
+
+    monkeypatch.setattr(Books, "write", write_slowly)
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        reasons = (Reason.CANCELED, Reason.UNKNOWN, Reason.CANCELED)
+        asyncio.get_running_loop().call_later(0.02, coordinator.stop, "for the test")
+        await asyncio.wait_for(coordinator.commit_adopted(0, report(map(answer, old, reasons))), 0.01)
+
+    async def drive_on(coordinator: Coordinator) -> None:
+        with suppress(TimeoutError):
+            await drive(coordinator)
+        await coordinator.commit_adopted(1, ShardReport(answers=b"packed otherwise"))
+
+    _, summary = await bench.run(drive_on)
+    assert summary.state is RunState.STOPPED
+    assert "They wait in Temporal" in (summary.why or "")
+    assert sorted(results_of(bench)) == [("2600", "canceled"), ("2601", "unknown"), ("2602", "canceled")]
+    assert summary.tally.open == 1
 
 
 async def test_what_an_earlier_shard_was_refused_slows_the_next_ones(bench: Bench) -> None:

@@ -15,12 +15,25 @@ from typing import Any
 import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.history.v1 import (
+    HistoryEvent,
+    WorkflowExecutionSignaledEventAttributes,
+    WorkflowExecutionStartedEventAttributes,
+)
+from temporalio.client import (
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHistory,
+    WorkflowQueryFailedError,
+)
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from batchcancel.cluster import access, contact, submission, takeover
+from batchcancel.cluster.books import Books
 from batchcancel.cluster.contact import Contact
+from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import (
     Account,
     Ended,
@@ -32,10 +45,11 @@ from batchcancel.cluster.messages import (
     ShardRequest,
     Task,
 )
+from batchcancel.cluster.orders import Orders, read_orders
 from batchcancel.cluster.packing import Answer, Packer, unpack_asks
 from batchcancel.cluster.submission import Submission
 from batchcancel.cluster.workflow import AccountRun
-from batchcancel.errors import EngineError, SettingsError
+from batchcancel.errors import EngineError, LedgerWriteError, SettingsError
 from batchcancel.job import Job
 from batchcancel.model import Reason, ResolvedBy, RunState, RunSummary
 from batchcancel.settings import load_settings
@@ -78,6 +92,25 @@ def all_canceled(shard: Shard) -> ShardReport:
     return ShardReport(answers=packer.packed())
 
 
+def told(task: Task, *signals: tuple[Any, ...]) -> WorkflowHistory:
+    """Write a history: what a workflow began with, and signals by their names and arguments."""
+    convert = DATA_CONVERTER.payload_converter.to_payloads
+    began = HistoryEvent(
+        workflow_execution_started_event_attributes=WorkflowExecutionStartedEventAttributes(
+            input=Payloads(payloads=convert([task]))
+        )
+    )
+    heard = [
+        HistoryEvent(
+            workflow_execution_signaled_event_attributes=WorkflowExecutionSignaledEventAttributes(
+                signal_name=name, input=Payloads(payloads=convert(given))
+            )
+        )
+        for name, *given in signals
+    ]
+    return WorkflowHistory("w", [began, *heard])
+
+
 @dataclass
 class Temporal:
     """A server that has one workflow at most, and does to each call what it is told to, once."""
@@ -110,8 +143,6 @@ class Temporal:
     rate: float | None = None
     late: list[ShardReport] = field(default_factory=list)
     """What shards of an earlier coordinator hand in before it ends."""
-    ending: Ended | None = None
-    """What it came to, if it has ended before it is looked at."""
     on_end: Callable[[], None] = lambda: None
     """Done just before the workflow is told to end."""
     is_deaf: bool = False
@@ -129,7 +160,8 @@ class Temporal:
         if self.fates.get(call):
             raise self.fates[call].pop(0)
 
-    def get_workflow_handle(self, name: str) -> Temporal:
+    def get_workflow_handle(self, name: str, run_id: str | None = None) -> Temporal:
+        assert run_id in {None, "r"}
         assert name == NAME
         return self
 
@@ -177,8 +209,6 @@ class Temporal:
         What it came to is given without its type, as by a handle that was found by its name.
         """
         self._meet("result")
-        if self.status is WorkflowExecutionStatus.COMPLETED:
-            return to_builtins(self.ending)
         for number, report in enumerate(self.late):
             await self._bring(number, report)
         self.late.clear()
@@ -194,16 +224,21 @@ class Temporal:
                 self.asked.update(ask.invoice_id for ask in unpack_asks(shard.rows))
                 offset = shard.number + 1
                 await self._bring(shard.number, self.work_on(shard))
-        self.memo = None
+        self.status = WorkflowExecutionStatus.COMPLETED
         return to_builtins(
             Ended(
                 is_canceled=self.is_canceled,
                 score=Score(to_settle=0),
                 is_handed_over=self.is_handed_over,
-                is_paused=self.is_paused,
-                rate=self.rate,
             )
         )
+
+    async def fetch_history(self) -> WorkflowHistory:
+        """Tell what was asked of the workflow, as the server does."""
+        self._meet("fetch_history")
+        task = Task(shard_queue="q", is_paused=self.is_paused, rate=self.rate, score=Score(to_settle=0))
+        signals = [("cancel", self.is_canceled), ("hand_over", self.is_handed_over)]
+        return told(task, *((name,) for name, is_told in signals if is_told))
 
     async def _bring(self, number: int, report: ShardReport) -> None:
         """Bring a report, again and again if it is not taken: so does the workflow."""
@@ -225,8 +260,6 @@ class Temporal:
             shards_out=0,
             window=1,
             rate=self.rate,
-            is_paused=self.is_paused,
-            is_canceled=self.is_canceled,
         )
 
     async def signal(self, what: object) -> None:
@@ -248,7 +281,15 @@ class Temporal:
 class Listener:
     """Stands in for the SDK's worker on a queue."""
 
-    def __init__(self, engine: Temporal, *, activities: list[Any], **_: object) -> None:
+    def __init__(
+        self,
+        engine: Temporal,
+        *,
+        activities: list[Any],
+        sticky_queue_schedule_to_start_timeout: timedelta,
+        **_: object,
+    ) -> None:
+        assert sticky_queue_schedule_to_start_timeout <= timedelta(seconds=2), "a take-over waits for it"
         self._engine = engine
         self._activities = {one.__name__: one for one in activities}
 
@@ -441,11 +482,28 @@ async def test_a_job_that_another_coordinator_has_taken_is_not_told_as_done(benc
     ],
 )
 async def test_answers_of_a_newer_worker_stop_the_job(bench: Bench, answers: bytes) -> None:
-    """They are not asked for over and over; what they say is not shown, and their invoices stay open."""
+    """What they say is not shown; they stay in Temporal, from where a newer coordinator takes them."""
     bench.temporal.work_on = lambda _shard: ShardReport(answers=answers, worker="w")
     said = await bench.stopped()
-    assert "it may be newer. Update this one" in said
+    assert "it may be newer. They wait in Temporal" in said
     assert "future" not in said
+    assert "signal" in bench.temporal.calls
+    assert "terminate" not in bench.temporal.calls
+
+
+async def test_what_a_full_disk_leaves_stays_in_temporal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards hand in what they have, and the next coordinator takes it."""
+
+    async def fail(*_: object) -> None:
+        raise LedgerWriteError("There is no room.")
+
+    monkeypatch.setattr(Books, "write", fail)
+    with pytest.raises(LedgerWriteError):
+        await bench.run()
+    assert bench.temporal.calls.count("signal") == 1
+    assert "terminate" not in bench.temporal.calls
 
 
 @pytest.mark.parametrize("call", ["start_workflow", "result"])
@@ -518,7 +576,8 @@ async def interrupted(bench: Bench, *, limit: int = 5) -> Memo:
     bench.temporal.start_workflow = begin  # type: ignore[method-assign]  # as it was
     bench.temporal.calls.clear()
     bench.temporal.asked.clear()
-    bench.temporal.memo = shown[0]
+    bench.temporal.memo, bench.temporal.status = shown[0], WorkflowExecutionStatus.RUNNING
+    bench.temporal.has_ended.clear()
     return shown[0]
 
 
@@ -527,7 +586,7 @@ async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -
     await interrupted(bench)
     summary = await bench.run()
     assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 5)
-    assert bench.temporal.calls[:6] == ["describe", "signal", "query", "query", "signal", "result"]
+    assert bench.temporal.calls[:5] == ["describe", "signal", "query", "signal", "result"]
     assert "terminate" not in bench.temporal.calls
     assert bench.temporal.asked == dict.fromkeys(map(str, range(2605, 2620)), 1)
 
@@ -549,7 +608,7 @@ async def test_an_earlier_workflow_that_fails_is_ended_and_its_leases_waited_out
     summary = await bench.run()
     assert summary.state is RunState.COMPLETE
     assert "another coordinator has come in its place" in bench.temporal.calls
-    assert 0 < max(waited) <= 5
+    assert 3.5 < max(waited) <= 5
 
 
 async def test_an_earlier_workflow_that_takes_too_long_is_ended(
@@ -565,7 +624,7 @@ async def test_an_earlier_workflow_that_takes_too_long_is_ended(
     summary = await bench.run()
     assert summary.state is RunState.COMPLETE
     assert "another coordinator has come in its place" in bench.temporal.calls
-    assert 0 < max(waited) <= 5
+    assert 3.5 < max(waited) <= 5
 
 
 async def test_a_workflow_of_any_earlier_run_is_taken_over(bench: Bench) -> None:
@@ -597,11 +656,11 @@ async def test_what_somebody_has_asked_of_it_holds_on_with_another_manifest(benc
     assert await begun_with(bench) == (True, 3.0, False)
 
 
-async def begun_with(bench: Bench) -> tuple[bool, float | None, bool]:
+async def begun_with(bench: Bench, **flags: Any) -> tuple[bool, float | None, bool]:
     """Run a job to its end; return what its workflow begins with: paused, the rate, canceled."""
     seen: list[Task] = []
     bench.temporal.on_task = seen.append
-    await bench.run()
+    await bench.run(**flags)
     (task,) = seen
     return task.is_paused, task.rate, task.is_canceled
 
@@ -617,45 +676,74 @@ async def test_what_somebody_asks_of_it_while_it_is_taken_over_holds_on(bench: B
     assert await begun_with(bench) == (True, 7.0, False)
 
 
-@pytest.mark.parametrize("is_slow", [False, True], ids=["fails at its end", "does not end"])
+@pytest.mark.parametrize("fate", ["it fails at its end", "it does not end", "it tells nothing"])
 async def test_what_somebody_has_asked_of_one_that_can_t_be_gone_on_with_holds_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, is_slow: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:
-    """As far as it could still tell."""
+    """Its history tells what it can't."""
     monkeypatch.setattr(takeover, "_LIMIT_S", 0.05)
     await _waits(monkeypatch)
     await interrupted(bench)
     temporal = bench.temporal
     temporal.is_paused, temporal.rate, temporal.is_canceled = True, 3.0, True
-    temporal.is_stuck = temporal.is_deaf = is_slow
-    if not is_slow:
+    temporal.is_stuck = temporal.is_deaf = fate == "it does not end"
+    if fate == "it fails at its end":
         temporal.fates["result"] = [WorkflowFailureError(cause=TerminatedError("no"))]
+    elif fate == "it tells nothing":
+        temporal.fates["query"] = [WorkflowQueryFailedError("no")]
     assert await begun_with(bench) == (True, 3.0, True)
     assert "another coordinator has come in its place" in temporal.calls
     assert temporal.asked == {}
 
 
-ASKED = Ended(is_canceled=True, score=Score(to_settle=0), is_paused=True, rate=3.0)
-
-
+@pytest.mark.parametrize("status", [WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.TERMINATED])
 @pytest.mark.parametrize(
-    ("ended", "begins"),
+    ("has_end", "is_handed_over", "begins"),
     [
-        pytest.param(replace(ASKED, is_handed_over=True), (True, 3.0, True), id="taken over, and no further"),
-        pytest.param(ASKED, (False, None, True), id="at its end"),
+        pytest.param(False, True, (True, 3.0, True), id="killed, and so was the one that took it over"),
+        pytest.param(True, True, (True, 3.0, True), id="ended without Temporal, and the next one was killed"),
+        pytest.param(False, False, (False, None, True), id="killed when it was to hear of it"),
+        pytest.param(True, False, (False, None, False), id="heard of it"),
     ],
 )
 async def test_what_no_coordinator_has_lived_to_hear_holds_on(
-    bench: Bench, ended: Ended, begins: tuple[bool, float | None, bool]
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    status: WorkflowExecutionStatus,
+    begins: tuple[bool, float | None, bool],
+    *,
+    has_end: bool,
+    is_handed_over: bool,
 ) -> None:
-    """Its workflow has ended, and its run has no end in the ledger; one that has it has heard of it."""
-    for has_end in (True, False):
-        await interrupted(bench, limit=1)
-        bench.temporal.status, bench.temporal.ending = WorkflowExecutionStatus.COMPLETED, ended
-        if not has_end:
-            ledger = bench.folder / "ledger.jsonl"
-            ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
-        assert await begun_with(bench) == ((False, None, False) if has_end else begins)
+    """The workflow has ended by now, and its history tells; who has heard of it has written that."""
+    await _waits(monkeypatch)
+    await interrupted(bench)
+    temporal = bench.temporal
+    temporal.status, temporal.is_handed_over = status, is_handed_over
+    temporal.close_time = datetime.now(UTC)
+    temporal.is_paused, temporal.rate, temporal.is_canceled = True, 3.0, True
+    if not has_end:
+        ledger = bench.folder / "ledger.jsonl"
+        ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    assert await begun_with(bench) == begins
+
+
+@pytest.mark.parametrize(
+    ("rate", "begins"), [(2.0, 2.0), (50.0, 3.0)], ids=["less is asked for by now", "more is"]
+)
+async def test_the_lower_rate_counts(bench: Bench, rate: float, begins: float) -> None:
+    """Of what somebody has set for the job, and what this one is given."""
+    await interrupted(bench)
+    bench.temporal.rate = 3.0
+    assert await begun_with(bench, rate=rate) == (False, begins, False)
+
+
+async def test_nothing_is_taken_over_from_another_ledger_s_job(bench: Bench) -> None:
+    """It has ended, and what was asked of it was asked of it alone."""
+    temporal = bench.temporal
+    temporal.memo, temporal.status = memo(), WorkflowExecutionStatus.COMPLETED
+    temporal.is_paused = temporal.is_canceled = temporal.is_handed_over = True
+    assert await begun_with(bench) == (False, None, False)
 
 
 async def test_answers_that_can_t_be_read_stay_in_temporal(bench: Bench) -> None:
@@ -664,7 +752,7 @@ async def test_answers_that_can_t_be_read_stay_in_temporal(bench: Bench) -> None
     bench.temporal.late = [ShardReport(answers=b"packed in another way", worker="w")]
     summary = await bench.run()
     assert (summary.state, summary.tally.settled_earlier) == (RunState.STOPPED, 5)
-    assert "it may be newer. Update this one" in (summary.why or "")
+    assert "it may be newer. They wait in Temporal" in (summary.why or "")
     assert not {"terminate", "start_workflow"} & set(bench.temporal.calls)
 
 
@@ -685,7 +773,7 @@ async def test_a_workflow_that_can_t_be_done_again_is_ended(
     summary = await bench.run()
     assert summary.state is RunState.COMPLETE
     assert "another coordinator has come in its place" in bench.temporal.calls
-    assert 0 < max(waited) <= 5
+    assert 3.5 < max(waited) <= 5
 
 
 async def test_time_in_which_temporal_is_away_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -756,3 +844,46 @@ async def test_what_the_server_refuses_for_good_is_not_asked_again(bench: Bench)
     assert summary.why is not None
     assert "INVALID_ARGUMENT" in summary.why
     assert bench.temporal.calls.count("start_workflow") == 1
+
+
+# --- what was asked -------------------------------------------------------------------------------
+
+
+TASK = Task(shard_queue="q", score=Score(to_settle=0))
+
+
+@pytest.mark.parametrize(
+    ("task", "signals", "orders"),
+    [
+        pytest.param(TASK, [], Orders(), id="nothing"),
+        pytest.param(TASK, [("pause",), ("end",)], Orders(is_paused=True), id="paused, and told to end"),
+        pytest.param(TASK, [("pause",), ("resume",)], Orders(), id="resumed"),
+        pytest.param(TASK, [("set_rate", 7.0), ("set_rate", 5)], Orders(rate=5.0), id="rates"),
+        pytest.param(TASK, [("set_rate", float("nan")), ("set_rate", -1.0)], Orders(), id="no rates"),
+        pytest.param(TASK, [("cancel",)], Orders(is_canceled=True), id="canceled"),
+        pytest.param(TASK, [("of a newer version", "x")], Orders(), id="what nobody knows here"),
+        pytest.param(
+            replace(TASK, is_paused=True, rate=3.0, is_canceled=True),
+            [("resume",)],
+            Orders(rate=3.0, is_canceled=True),
+            id="what it began with",
+        ),
+    ],
+)
+def test_a_history_tells_what_was_asked(task: Task, signals: list[tuple[Any, ...]], orders: Orders) -> None:
+    """In its order; what the workflow itself would not take, this does not."""
+    assert read_orders(told(task, *signals)) == (orders, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("asked", (Orders(rate=5.0), False)),
+        ("canceled", (Orders(is_canceled=True), False)),
+        ("handed-over", (Orders(), True)),
+    ],
+)
+def test_real_histories_tell_it_too(name: str, said: tuple[Orders, bool]) -> None:
+    """As the server has written them."""
+    path = Path(__file__).parents[1] / "vectors" / "cluster" / f"0.1.0-{name}.json"
+    assert read_orders(WorkflowHistory.from_json("w", path.read_text(encoding="utf-8"))) == said

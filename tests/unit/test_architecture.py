@@ -85,6 +85,7 @@ OF_EXTRA: Final = {
                 "contact",
                 "converter",
                 "following",
+                "orders",
                 "running",
                 "submission",
                 "takeover",

@@ -9,7 +9,21 @@ from typing import Any, cast
 import pytest
 from temporalio.worker._activity import _ActivityWorker
 
-from batchcancel.cli.shift import _without_noise
+from batchcancel.cli import shift
+from batchcancel.cli.shift import _Stops, _without_noise
+
+
+def test_what_all_shards_have_to_say_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when it is met again."""
+    stops = _Stops()
+    for why in ("refused", "refused", "cut off", "refused"):
+        stops.say(why)
+    monkeypatch.setattr(shift, "_AT_ONCE_S", -1.0)
+    stops.say("refused")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[-1] for line in said] == ["refused", "cut off", "refused", "refused"]
 
 
 def test_a_shard_that_is_taken_back_too_late_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
