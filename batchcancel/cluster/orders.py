@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from temporalio.client import Client as Engine
 from temporalio.client import WorkflowExecutionStatus, WorkflowHistory
@@ -15,6 +17,8 @@ from batchcancel.cluster.converter import DATA_CONVERTER
 from batchcancel.cluster.messages import Account, Task
 from batchcancel.cluster.running import job_in
 from batchcancel.ledger import History
+
+_T = TypeVar("_T")
 
 
 class Orders(Struct, frozen=True, kw_only=True):
@@ -60,9 +64,10 @@ def read_orders(told: WorkflowHistory) -> tuple[Orders, bool]:
     is_paused, rate, is_canceled, is_handed_over = False, None, False, False
     for event in told.events:
         if event.HasField("workflow_execution_started_event_attributes"):
-            (task,) = _values(event.workflow_execution_started_event_attributes, Task)
-            is_paused, rate = task.is_paused, task.rate
-            is_canceled, is_handed_over = task.is_canceled, task.is_handed_over
+            task = _value(event.workflow_execution_started_event_attributes, Task)
+            if task is not None:
+                is_paused, rate = task.is_paused, task.rate
+                is_canceled, is_handed_over = task.is_canceled, task.is_handed_over
         elif event.HasField("workflow_execution_signaled_event_attributes"):
             signal = event.workflow_execution_signaled_event_attributes
             match signal.signal_name:
@@ -75,12 +80,20 @@ def read_orders(told: WorkflowHistory) -> tuple[Orders, bool]:
                 case "hand_over":
                     is_handed_over = True
                 case "set_rate":
-                    (wanted,) = _values(signal, float)
-                    rate = wanted if 0 < wanted < math.inf else rate
+                    wanted = _value(signal, float)
+                    rate = wanted if wanted is not None and 0 < wanted < math.inf else rate
                 case _:
                     pass
     return Orders(is_paused=is_paused, rate=rate, is_canceled=is_canceled), is_handed_over
 
 
-def _values(attributes: Any, kind: type[Any]) -> list[Any]:  # noqa: ANN401 - of the server's own messages
-    return DATA_CONVERTER.payload_converter.from_payloads(attributes.input.payloads, [kind])
+def _value(attributes: Any, kind: type[_T]) -> _T | None:  # noqa: ANN401 - of the server's own messages
+    """Return the first argument; None if it is none, as whoever may use the namespace may send."""
+    match attributes.input.payloads:
+        case [payload, *_]:
+            with suppress(msgspec.DecodeError, KeyError, RuntimeError):  # the last two are the SDK's
+                value: _T = DATA_CONVERTER.payload_converter.from_payload(payload, kind)
+                return value
+        case _:
+            pass
+    return None

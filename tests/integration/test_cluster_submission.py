@@ -860,6 +860,7 @@ TASK = Task(shard_queue="q", score=Score(to_settle=0))
         pytest.param(TASK, [("pause",), ("resume",)], Orders(), id="resumed"),
         pytest.param(TASK, [("set_rate", 7.0), ("set_rate", 5)], Orders(rate=5.0), id="rates"),
         pytest.param(TASK, [("set_rate", float("nan")), ("set_rate", -1.0)], Orders(), id="no rates"),
+        pytest.param(TASK, [("set_rate", "fast"), ("set_rate",)], Orders(), id="no numbers"),
         pytest.param(TASK, [("cancel",)], Orders(is_canceled=True), id="canceled"),
         pytest.param(TASK, [("of a newer version", "x")], Orders(), id="what nobody knows here"),
         pytest.param(
