@@ -62,6 +62,8 @@ class Adoption:
         """Those of them that may have been acted on, likewise."""
         self._unclaimed: Final[set[int]] = set()
         """The numbers there of what no row of these manifests names."""
+        self._unclaimed_answers: set[int] = set()
+        """Those of them that have an answer, until that is told."""
         self._commits: Final[dict[int, asyncio.Task[None]]] = {}
         """By shard."""
 
@@ -89,16 +91,17 @@ class Adoption:
         return Receipt(is_over=True, leaves_rest=False, score=self._books.score())
 
     async def settle(self) -> None:
-        """Return once nothing is written any more."""
+        """Return once nothing is written any more; tell of what could not be."""
         await asyncio.gather(*self._commits.values(), return_exceptions=True)
+        if self._unclaimed_answers:
+            self._work.on_event(AnswersUnclaimed(count=len(self._unclaimed_answers)))
+            self._unclaimed_answers.clear()
 
     async def _commit(self, report: ShardReport) -> None:
         try:
             answers = unpack_answers(report.answers)
             self._shares.learn(report.refused_at)
-            if unclaimed := self._unclaimed.intersection(answer.number for answer in answers):
-                self._unclaimed.difference_update(unclaimed)
-                self._work.on_event(AnswersUnclaimed(count=len(unclaimed)))
+            self._unclaimed_answers |= self._unclaimed.intersection(answer.number for answer in answers)
             for answer in answers:
                 if (found := self._found.get(answer.number)) is not None:
                     await self._take(answer, found)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from temporalio import activity
 from temporalio.client import Client as Engine
+from temporalio.client import WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
@@ -22,6 +23,7 @@ _Answer = TypeVar("_Answer")
 
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
+_RECALL_S: Final = 4.0
 _STICKY: Final = timedelta(seconds=2)
 """How long a workflow's next step waits for the process that did the last one before any other may do it: the
 first thing that a take-over waits for. By itself Temporal waits for 10 s."""
@@ -80,6 +82,16 @@ class Contact:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._coordinator.aborting.wait()
+
+    async def recall(self, handle: WorkflowHandle[Any, Any]) -> None:
+        """Have a job take its shards back, if that can be had in seconds.
+
+        For the length of this somebody has to listen on its queue.
+        """
+        with suppress(RPCError, WorkflowQueryFailedError, TimeoutError):
+            async with asyncio.timeout(_RECALL_S):
+                await handle.signal(AccountRun.end)
+                await handle.query(AccountRun.progress)  # which is answered once it has done that
 
     @asynccontextmanager
     async def within(self, seconds: float) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import secrets
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -46,11 +46,11 @@ from batchcancel.settings.engine import EngineOptions
 _LOOK: Final = timedelta(seconds=2)
 _AGAIN_S: Final = 1.0
 """How often is looked whether Temporal has been away for too long."""
-_LAST_CALL_S: Final = 1.0
-"""How long the last word to a workflow may take that nobody waits for."""
-_END_WITHOUT_S: Final = 12.0
-"""How long a job that is to end waits for a Temporal that does not answer. Shards drain for 8 s at most; the
-next coordinator takes what they have."""
+_TERMINATE_S: Final = 1.0
+"""How long a workflow that nobody waits for may take to be terminated."""
+_END_WITHOUT_S: Final = 6.0
+"""How long a job that is to end waits for a Temporal that is known to be away, which takes 6 s. Shards drain
+for 8 s at most; the next coordinator takes what they have."""
 _ENDED: Final = (
     "The job was ended in Temporal, by somebody or by a limit of the server. What its workers had not "
     "handed in stays open: run the same command again."
@@ -188,12 +188,11 @@ class Submission:
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
             if not result.done() and coordinator.has_failed:
-                # What its shards have waits for the next coordinator.
-                await _soon(handle.signal(AccountRun.end))
+                await self._contact.recall(handle)
             elif not result.done():
-                await _soon(handle.terminate("nobody waits for it any more"))
+                await _terminate(handle, "nobody waits for it any more")
         except asyncio.CancelledError:
-            await _soon(handle.terminate("its coordinator was cancelled"))
+            await _terminate(handle, "its coordinator was cancelled")
             raise
         finally:
             tasks = {ending, result, passing_on, watching, aborting}
@@ -253,11 +252,10 @@ async def _end_without(coordinator: Coordinator) -> None:
     coordinator.abort("Temporal does not answer")
 
 
-async def _soon(call: Awaitable[None]) -> None:
-    """Make a last call, if that can be had at once."""
+async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:
     with suppress(RPCError, TimeoutError):
-        async with asyncio.timeout(_LAST_CALL_S):
-            await call
+        async with asyncio.timeout(_TERMINATE_S):
+            await handle.terminate(why)
 
 
 def _lower(rate: float | None, asked_for: float | None) -> float | None:

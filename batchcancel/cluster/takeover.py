@@ -83,17 +83,21 @@ class TakeOver:
             await is_ready.wait()
             return await self._coordinator.commit_adopted(number, report)
 
-        # Before anything can end it: whoever follows the job goes on with this coordinator then.
+        # Both before it is moved again. By the first, whoever follows the job goes on with this coordinator;
+        # by the second, no shard that waited for a worker is begun: its rows may be none of this run's.
         await ask(lambda: handle.signal(AccountRun.hand_over))
+        await ask(lambda: handle.signal(AccountRun.end))
         try:
             async with self._contact.listen(running.queue, give_none, take):
                 async with self._contact.within(_LIMIT_S):
                     packed = await ask(lambda: handle.query(AccountRun.shards_out))
+                if self._coordinator.aborting.is_set():
+                    await self._contact.recall(handle)
+                    return False
                 # A pass over the manifest takes as long as it takes.
                 await self._coordinator.adopt(ask for rows in packed or () for ask in unpack_asks(rows))
                 is_ready.set()
                 async with self._contact.within(_LIMIT_S):
-                    await ask(lambda: handle.signal(AccountRun.end))
                     return await ask(handle.result) is not None
         except (TimeoutError, WorkflowFailureError, WorkflowQueryFailedError):
             return False

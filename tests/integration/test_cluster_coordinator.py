@@ -637,6 +637,7 @@ async def test_answers_find_their_rows_in_another_manifest(bench: Bench) -> None
         reasons = (Reason.MISMATCH, Reason.CANCELED, Reason.MISMATCH)
         for _ in range(2):  # the word that it is written may be lost
             await coordinator.commit_adopted(0, report(map(answer, old, reasons)))
+            await coordinator.settle_adopted()
         await hosts.drive(coordinator)
 
     _, summary = await bench.run(drive, match=("total=total",), max_mismatch=100.0)
@@ -807,6 +808,19 @@ async def test_an_answer_counts_more_than_what_is_not_to_be_asked_any_more(bench
     assert hosts.asked == {"2605": 1}
     assert summary.tally.excluded == 1
     assert summary.tally.is_conserved
+
+
+async def test_a_doubt_that_has_its_row_gets_no_second_one(bench: Bench) -> None:
+    """An earlier run has written it, and this one ends before it could look."""
+    bench.write(*ids(2))
+
+    async def begin(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600", is_in_doubt=True)])
+
+    await bench.run(begin)
+    assert results_of(bench) == [("2600", "unknown")]
+    await bench.run(begin)
+    assert results_of(bench) == [("2600", "unknown")]
 
 
 @pytest.mark.parametrize("canary", [1, 9])

@@ -46,7 +46,7 @@ from batchcancel.cluster.messages import (
     Task,
 )
 from batchcancel.cluster.orders import Orders, read_orders
-from batchcancel.cluster.packing import Answer, Packer, unpack_asks
+from batchcancel.cluster.packing import Answer, Ask, Packer, pack, unpack_asks
 from batchcancel.cluster.submission import Submission
 from batchcancel.cluster.workflow import AccountRun
 from batchcancel.errors import EngineError, LedgerWriteError, SettingsError
@@ -141,8 +141,12 @@ class Temporal:
     """Whether another coordinator has come to it."""
     is_paused: bool = False
     rate: float | None = None
+    shards: tuple[bytes, ...] = ()
+    """What shards of an earlier coordinator hold, packed."""
     late: list[ShardReport] = field(default_factory=list)
     """What shards of an earlier coordinator hand in before it ends."""
+    fatal: Exception | None = None
+    """What the SDK gives up with when somebody would listen."""
     on_end: Callable[[], None] = lambda: None
     """Done just before the workflow is told to end."""
     is_deaf: bool = False
@@ -253,7 +257,7 @@ class Temporal:
     async def query(self, what: object, **_: object) -> Progress | list[bytes]:
         self._meet("query")
         if what is AccountRun.shards_out:
-            return []
+            return list(self.shards)
         return Progress(
             state="ending" if self.has_ended.is_set() else "paused" if self.is_paused else "running",
             score=Score(to_settle=0),
@@ -287,13 +291,19 @@ class Listener:
         *,
         activities: list[Any],
         sticky_queue_schedule_to_start_timeout: timedelta,
+        on_fatal_error: Callable[[BaseException], Awaitable[None]],
         **_: object,
     ) -> None:
         assert sticky_queue_schedule_to_start_timeout <= timedelta(seconds=2), "a take-over waits for it"
+        self._on_fatal_error = on_fatal_error
         self._engine = engine
         self._activities = {one.__name__: one for one in activities}
 
     async def __aenter__(self) -> None:
+        self._engine.calls.append("listen")
+        if self._engine.fatal is not None:
+            await self._on_fatal_error(self._engine.fatal)
+            raise self._engine.fatal
         self._engine.activities = self._activities
 
     async def __aexit__(
@@ -502,8 +512,14 @@ async def test_what_a_full_disk_leaves_stays_in_temporal(
     monkeypatch.setattr(Books, "write", fail)
     with pytest.raises(LedgerWriteError):
         await bench.run()
-    assert bench.temporal.calls.count("signal") == 1
+    assert bench.temporal.calls[-2:] == ["signal", "query"], "it has taken its shards back"
     assert "terminate" not in bench.temporal.calls
+
+
+async def test_a_server_that_the_sdk_gives_up_stops_the_job(bench: Bench) -> None:
+    """Such as one that falls silent in that very moment; it is no defect of the program."""
+    bench.temporal.fatal = RuntimeError("of the SDK, with its own words")
+    assert await bench.stopped() == "Temporal can't be listened to any more."
 
 
 @pytest.mark.parametrize("call", ["start_workflow", "result"])
@@ -586,7 +602,7 @@ async def test_an_earlier_coordinator_s_workflow_is_asked_to_end(bench: Bench) -
     await interrupted(bench)
     summary = await bench.run()
     assert (summary.state, summary.tally.settled_earlier) == (RunState.COMPLETE, 5)
-    assert bench.temporal.calls[:5] == ["describe", "signal", "query", "signal", "result"]
+    assert bench.temporal.calls[:6] == ["describe", "signal", "signal", "listen", "query", "result"]
     assert "terminate" not in bench.temporal.calls
     assert bench.temporal.asked == dict.fromkeys(map(str, range(2605, 2620)), 1)
 
@@ -744,6 +760,51 @@ async def test_nothing_is_taken_over_from_another_ledger_s_job(bench: Bench) -> 
     temporal.memo, temporal.status = memo(), WorkflowExecutionStatus.COMPLETED
     temporal.is_paused = temporal.is_canceled = temporal.is_handed_over = True
     assert await begun_with(bench) == (False, None, False)
+
+
+async def test_answers_that_are_being_written_when_it_is_too_late_are_not_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is slow, and the earlier workflow is given up meanwhile."""
+    monkeypatch.setattr(takeover, "_LIMIT_S", 0.05)
+    await _waits(monkeypatch)
+    await interrupted(bench)
+    temporal, write = bench.temporal, Books.write
+    temporal.shards = (pack([Ask(19, "2619")]),)
+    temporal.late = [all_canceled(SimpleNamespace(rows=temporal.shards[0]))]  # type: ignore[arg-type]  # its rows
+
+    async def write_slowly(books: Books, *row: Any) -> None:
+        if "terminate" not in temporal.calls:
+            await asyncio.sleep(0.3)
+        await write(books, *row)
+
+    monkeypatch.setattr(Books, "write", write_slowly)
+    summary = await bench.run()
+    assert "terminate" in temporal.calls
+    assert (summary.state, summary.tally.results) == (RunState.COMPLETE, {Reason.CANCELED: 15})
+    assert temporal.asked == dict.fromkeys(map(str, range(2605, 2619)), 1)
+
+
+async def test_a_second_ctrl_c_while_it_takes_over_has_shards_taken_back(bench: Bench) -> None:
+    """What they have stays in Temporal; nothing is listened to or begun any more."""
+    await interrupted(bench)
+    query = bench.temporal.query
+
+    async def query_late(*what: object, **how: object) -> Any:
+        await asyncio.sleep(0.3)
+        return await query(*what, **how)
+
+    def stop_twice(job: Job) -> None:
+        for _ in range(2):
+            asyncio.get_running_loop().call_later(0.1, job.stop, "SIGINT")
+
+    bench.temporal.query = query_late  # type: ignore[method-assign]  # slower
+    bench.with_job = stop_twice
+    summary = await bench.run()
+    assert (summary.state, summary.tally.open) == (RunState.INTERRUPTED, 15)
+    assert bench.temporal.calls.count("listen") == 1
+    assert [one for one in bench.temporal.calls if one != "describe_namespace"][-2:] == ["signal", "query"]
+    assert not {"terminate", "start_workflow"} & set(bench.temporal.calls)
 
 
 async def test_answers_that_can_t_be_read_stay_in_temporal(bench: Bench) -> None:

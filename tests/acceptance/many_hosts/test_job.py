@@ -146,6 +146,32 @@ def test_take_over_that_ends_half_way_through_is_taken_over(
     assert repeated <= 50 * (hosts.HEARTBEAT_S + 0.5) + 16, "of the frozen one, if it was given up"
 
 
+def test_what_waits_for_a_worker_is_not_begun_by_the_next_coordinator(
+    server: Server, start_hosts: StartHosts
+) -> None:
+    """Whoever comes may have other flags: what is excluded by now, or beyond a limit, is left alone."""
+    hosts = start_hosts(server, "--latency-ms", "20")
+    ids = hosts.write_manifest(1200)
+    hosts.worker()
+    submit = hosts.submit("--rate", "200", "--shard-rows", "100")
+    hosts.simulator.wait_for("cancel", 150)
+    submit.kill()
+    hosts.end(submit, -9)
+
+    def have_shards_ended() -> bool:
+        before = hosts.simulator.posts().total()
+        time.sleep(1.5)
+        return hosts.simulator.posts().total() == before
+
+    hosts.wait_until(have_shards_ended)
+    count = hosts.simulator.posts().total()
+    (hosts.folder / "never.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    hosts.end(hosts.submit("--exclude", "never.txt"))
+    assert hosts.simulator.posts().total() == count
+    rows = [row for row in hosts.read_ledger(hosts.folder / "ledger.jsonl") if row["type"] == "result"]
+    assert {row["invoice_id"] for row in rows} == set(hosts.simulator.posts()), "what was asked has its row"
+
+
 def test_what_nobody_hears_is_said_and_kept_for_the_next_coordinator(
     server: Server, start_hosts: StartHosts
 ) -> None:
