@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from enum import StrEnum
 from time import monotonic
+from typing import Final
 
 from batchcancel.cluster.adoption import Adoption
 from batchcancel.cluster.books import Books
@@ -31,6 +32,9 @@ from batchcancel.model import (
     Vitals,
 )
 from batchcancel.pipeline.pipeline import cause_of, precedence
+
+_NO_WORKER_S: Final = 10.0
+"""A worker that is there takes a shard at once."""
 
 
 class Wish(StrEnum):
@@ -87,6 +91,8 @@ class Coordinator:
         self._failures: list[Exception] = []
         self._held_since: dict[PauseCause, float] = {}
         """What holds the whole job, and since when."""
+        self._idle_since: float | None = None
+        """Since when no worker has any of the shards that are out."""
         self.pulses = Pulses()
         """What workers say of the shards that are out; whoever drives it keeps it fresh."""
         self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
@@ -164,6 +170,15 @@ class Coordinator:
     def note_engine(self, is_away: bool) -> None:  # noqa: FBT001 - a callback
         """Take in that Temporal, through which workers are reached, does not answer, or does again."""
         self._note_hold(PauseCause.ENGINE_AWAY, holds=is_away)
+
+    def note_workers(self, are_at_work: bool | None) -> None:  # noqa: FBT001 - a look's own answer
+        """Take in whether any worker has a shard of those that are out; None if none is out."""
+        if are_at_work is not False:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = monotonic()
+        is_long = self._idle_since is not None and monotonic() >= self._idle_since + _NO_WORKER_S
+        self._note_hold(PauseCause.NO_WORKER, holds=is_long)
 
     def _note_hold(self, cause: PauseCause, *, holds: bool) -> None:
         if holds and cause not in self._held_since:

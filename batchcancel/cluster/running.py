@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client as Engine
 from temporalio.client import (
     WorkflowExecutionDescription,
@@ -200,6 +201,15 @@ def ended_of(result: Any, score: Score | None = None) -> Ended:  # noqa: ANN401 
     if isinstance(result, bool):
         return Ended(is_canceled=result, score=score or Score(to_settle=0))
     return msgspec.convert(result, Ended)
+
+
+def has_worker(found: WorkflowExecutionDescription) -> bool | None:
+    """Tell whether a worker has any of a job's shards; None if none is out."""
+    pending = found.raw_description.pending_activities
+    states = [one.state for one in pending if one.activity_type.name == "run_shard"]
+    if not states:
+        return None
+    return any(state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED for state in states)
 
 
 def in_use(running: RunningJob | None) -> str:

@@ -33,6 +33,7 @@ from batchcancel.cluster.running import (
     MEMO,
     ended_of,
     find_job,
+    has_worker,
     in_use,
     pulses_in,
 )
@@ -238,6 +239,7 @@ class Submission:
                 coordinator.pulses.note((), out=coordinator.score().out)
                 continue
             coordinator.pulses.note(pulses_in(found), out=coordinator.score().out)
+            coordinator.note_workers(has_worker(found))
             is_paused = progress.state == "paused"
             if is_paused is not was_paused:  # as it was before, it may not have heard of a wish yet
                 coordinator.note_pause(is_paused=is_paused)

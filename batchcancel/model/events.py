@@ -41,6 +41,8 @@ class PauseCause(StrEnum):
     """Whoever watches the run asked for it."""
     ENGINE_AWAY = "engine_away"
     """Temporal does not answer, through which workers are reached."""
+    NO_WORKER = "no_worker"
+    """No worker has taken any of what was handed out."""
 
 
 class PauseStarted(Struct, frozen=True, kw_only=True):

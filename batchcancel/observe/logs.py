@@ -31,7 +31,13 @@ from batchcancel.model import (
 from batchcancel.observe.colour import wants_colour
 
 _UNCLAIMED: Final = "the manifest has no row that takes them; a plan of the earlier manifest shows them"
-_WORTH_A_WARNING: Final = frozenset({PauseCause.OUTAGE, PauseCause.ENGINE_AWAY})
+_WORTH_A_WARNING: Final = frozenset({PauseCause.OUTAGE, PauseCause.ENGINE_AWAY, PauseCause.NO_WORKER})
+_HINTS: Final = {
+    PauseCause.ENGINE_AWAY: {
+        "hint": "Temporal does not answer; workers stop and keep what they have until it does"
+    },
+    PauseCause.NO_WORKER: {"hint": "no 'batchcancel worker' for this account takes what is handed out"},
+}
 """The pauses that somebody may have to do something about; a service that asks for patience is everyday."""
 
 
@@ -189,12 +195,6 @@ def _write_key(log: Any, event: KeyFileChanged | DecryptionFailed) -> None:  # n
             )
 
 
-def _hint(cause: PauseCause) -> dict[str, str]:
-    if cause is not PauseCause.ENGINE_AWAY:
-        return {}
-    return {"hint": "Temporal does not answer; workers stop and keep what they have until it does"}
-
-
 def _write_pause(log: Any, event: PauseStarted | PauseEnded) -> None:  # noqa: ANN401 - as above
     level = logging.WARNING if event.cause in _WORTH_A_WARNING else logging.INFO
     match event:
@@ -205,7 +205,7 @@ def _write_pause(log: Any, event: PauseStarted | PauseEnded) -> None:  # noqa: A
                 cause=event.cause.value,
                 wait_s=event.wait_s,
                 last_failure=event.last_failure,
-                **_hint(event.cause),
+                **_HINTS.get(event.cause, {}),
             )
         case PauseEnded():
             log.log(level, "pause.ended", cause=event.cause.value, lasted_s=round(event.lasted_s, 2))

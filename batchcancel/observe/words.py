@@ -16,6 +16,7 @@ _HELD_BY: Final = {
     PauseCause.OUTAGE: "waiting out an outage",
     PauseCause.KEY_IN_DOUBT: "waiting, since the key is in doubt",
     PauseCause.ENGINE_AWAY: "waiting for Temporal to answer",
+    PauseCause.NO_WORKER: "waiting for a worker",
 }
 """Why nothing leaves."""
 _MINUTE_S: Final = 60

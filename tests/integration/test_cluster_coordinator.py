@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from batchcancel.cluster import coordinator as coordinator_module
 from batchcancel.cluster.books import Books
 from batchcancel.cluster.coordinator import Coordinator, Wish
 from batchcancel.cluster.messages import (
@@ -367,6 +368,34 @@ async def test_an_absence_of_temporal_is_shown_unless_somebody_has_paused(bench:
         (PauseEnded, PauseCause.BY_HAND),
         (PauseEnded, PauseCause.ENGINE_AWAY),
     ]
+
+
+async def test_workers_that_are_missing_for_a_while_are_missed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has a shard is enough, and where no shard is out nobody is."""
+    bench.write(*ids(10))
+    now = 100.0
+    monkeypatch.setattr(coordinator_module, "monotonic", lambda: now)
+
+    async def drive(coordinator: Coordinator) -> None:
+        nonlocal now
+        held: list[PauseCause | None] = []
+        for after_s, are_at_work in (
+            (0, False),
+            (9, False),
+            (9, None),
+            (9, False),
+            (9, False),
+            (1, False),
+            (1, True),
+        ):
+            now += after_s
+            coordinator.note_workers(are_at_work)
+            held.append(coordinator.vitals(to_settle=10, set_rate=None).held_by)
+        assert held == [None, None, None, None, None, PauseCause.NO_WORKER, None]
+
+    await bench.run(drive)
 
 
 async def test_a_pause_by_others_is_told_and_not_passed_on(bench: Bench) -> None:

@@ -268,7 +268,7 @@ def test_only_what_is_out_of_reach_is_worth_a_warning(
     log(PauseStarted(cause=cause, wait_s=1.0))
     log(PauseEnded(cause=cause, lasted_s=1.0))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    is_worth_it = cause in {PauseCause.OUTAGE, PauseCause.ENGINE_AWAY}
+    is_worth_it = cause in {PauseCause.OUTAGE, PauseCause.ENGINE_AWAY, PauseCause.NO_WORKER}
     assert [(line["event"], line["cause"]) for line in lines] == (
         [("pause.started", cause.value), ("pause.ended", cause.value)] if is_worth_it else []
     )

@@ -59,11 +59,13 @@ def test_shards_that_no_worker_has_are_taken_back(server: Server, start_hosts: S
     hosts.wait_until(lambda: [one["shards_out"] for one in hosts.jobs(name)] == [0])
     hosts.end(hosts.start("resume", name))
     hosts.wait_until(lambda: all(one["shards_out"] >= 4 for one in hosts.jobs(name)))
+    hosts.wait_until(lambda: b"no_worker" in hosts.said(submit))
     submit.terminate()
     assert "left open" in hosts.end(submit, 143)
     again = hosts.submit("--shard-rows", "50")
     hosts.worker(slots=1)
     hosts.end(again)
+    assert b"no_worker" not in hosts.said(again)
     assert hosts.check_truth(ids) == 0
 
 
