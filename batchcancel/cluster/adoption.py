@@ -101,7 +101,8 @@ class Adoption:
         try:
             answers = unpack_answers(report.answers)
             self._shares.learn(report.refused_at)
-            self._unclaimed_answers |= self._unclaimed.intersection(answer.number for answer in answers)
+            final = (answer.number for answer in answers if answer.reason.is_final)
+            self._unclaimed_answers |= self._unclaimed.intersection(final)
             for answer in answers:
                 if (found := self._found.get(answer.number)) is not None:
                     await self._take(answer, found)
@@ -118,21 +119,23 @@ class Adoption:
 
     def _doubt(self, old_number: int, found: _Found, unknown: Result) -> None:
         """Have an invoice looked up before any other; or written in the end, if it is not to be asked."""
-        books = self._books
         if (doubt := self._doubts.get(old_number)) is not None:
             doubt.unknown = unknown
             return
+        books = self._books
         case = Case(row=found.row, next=RequestKind.CANCEL, doubted_earlier=True)
         self._doubts[old_number] = doubt = OpenInvoice(number=found.number, case=case, unknown=unknown)
-        (books.again if found.is_to_be_asked else books.aside).append(doubt)
-        books.take_early(found.number, is_to_settle=found.is_to_be_asked)
+        may_be_asked = found.is_to_be_asked and books.entrance.let_in()
+        (books.again if may_be_asked else books.aside).append(doubt)
+        books.take_early(found.number, found.row.merchant_id, is_to_settle=found.is_to_be_asked)
 
     async def _write(self, answer: Answer, found: _Found) -> None:
         books = self._books
         del self._found[answer.number]
         doubt = self._doubts.pop(answer.number, None)
         if doubt is None:
-            books.take_early(found.number, is_to_settle=found.is_to_be_asked)
+            books.entrance.count_in()
+            books.take_early(found.number, found.row.merchant_id, is_to_settle=found.is_to_be_asked)
         else:
-            (books.again if found.is_to_be_asked else books.aside).remove(doubt)
+            (books.again if doubt in books.again else books.aside).remove(doubt)
         await books.write(answer.result_for(found.row))

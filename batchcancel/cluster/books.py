@@ -149,17 +149,24 @@ class Books:
         if failure is not None and not self.stopping.is_set():
             self._on_failure(failure)
 
-    def take_early(self, number: int, *, is_to_settle: bool) -> None:
+    def take_early(self, number: int, merchant_id: str | None, *, is_to_settle: bool) -> None:
         """Count a row that others had asked about, as if it were read by now.
 
         Args:
             number: Its place.
+            merchant_id: Whose it is.
             is_to_settle: Whether the check counts it among those that are given a result.
         """
         self.taken_early.add(number)
-        self.entrance.count_in()
         if not is_to_settle:
             self._to_settle += 1
+            self._settled_of[merchant_id] -= 1  # its result adds one
+
+    def take_back(self, invoices: Iterable[OpenInvoice]) -> None:
+        """Take invoices that are to be handed out again; canaries come first."""
+        left = list(invoices)
+        self.again.extendleft(one for one in reversed(left) if one.case.is_canary)
+        self.again.extend(one for one in left if not one.case.is_canary)
 
     async def skip(self, skip: Skip) -> None:
         """Write that nobody is asked about a row.

@@ -131,7 +131,7 @@ class Dispatch:
         try:
             return await self._gather(invoices)
         except BaseException:
-            self._books.again.extend(invoices)
+            self._books.take_back(invoices)
             raise
 
     async def _gather(self, invoices: list[OpenInvoice]) -> Shard | None:
@@ -208,8 +208,11 @@ class Dispatch:
 
     def _may_hand_out_again(self) -> bool:
         """Tell whether an invoice may be handed out once more: canaries go first, while they are tried."""
-        again, is_trying = self._books.again, self._books.entrance.is_trying
-        return bool(again) and (again[0].case.is_canary or not is_trying or self._rows is None)
+        books = self._books
+        if not books.again or books.again[0].case.is_canary or not books.entrance.is_trying:
+            return bool(books.again)
+        # There may be fewer invoices than canaries were asked for.
+        return self._rows is None and not any(out.shard.is_canary for out in books.out.values())
 
     def _ends_shard(self, invoice: OpenInvoice) -> bool:
         """Tell whether a shard ends here: those that are tried first have one of their own."""

@@ -45,6 +45,7 @@ class Intake:
         self._shares = shares
         self._on_failure = on_failure
         self._on_unwritten = on_unwritten
+        self._commits: Final[set[asyncio.Task[Receipt]]] = set()
 
     async def commit_part(self, number: int, report: ShardReport) -> Receipt:
         """Write the answers of a shard; see ``Coordinator.commit_part``."""
@@ -53,12 +54,13 @@ class Intake:
             return self._receipt(leaves_rest=bool(self._books.again))
         if out.committing is None:
             out.committing = asyncio.create_task(self._commit(out, report))
+            self._commits.add(out.committing)
+            out.committing.add_done_callback(self._commits.discard)
         return await asyncio.shield(out.committing)
 
     async def settle(self) -> None:
         """Return once nothing is written any more."""
-        commits = [out.committing for out in self._books.out.values() if out.committing is not None]
-        await asyncio.gather(*commits, return_exceptions=True)
+        await asyncio.gather(*self._commits, return_exceptions=True)
 
     async def _commit(self, out: ShardOut, report: ShardReport) -> Receipt:
         books = self._books
@@ -79,7 +81,7 @@ class Intake:
                 self._on_failure(_failure_of(report))
         self._shares.learn(report.refused_at)
         del books.out[out.shard.number]
-        books.again.extend(out.invoices.values())
+        books.take_back(out.invoices.values())
         try:
             is_news = await books.stop_merchants(stops)
         except LedgerFaultError as exc:

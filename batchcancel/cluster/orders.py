@@ -56,7 +56,9 @@ async def orders_left(engine: Engine, account: Account, history: History) -> Ord
     orders, is_handed_over = read_orders(told)
     if is_handed_over:
         return orders
-    return Orders(is_canceled=orders.is_canceled and job.memo.run_id in history.unended_run_ids)
+    is_cut_short = found.status is not WorkflowExecutionStatus.COMPLETED
+    is_unheard = is_cut_short or job.memo.run_id in history.unended_run_ids
+    return Orders(is_canceled=orders.is_canceled and is_unheard)
 
 
 def read_orders(told: WorkflowHistory) -> tuple[Orders, bool]:

@@ -188,12 +188,10 @@ class Submission:
         aborting = asyncio.create_task(coordinator.aborting.wait())
         try:
             await asyncio.wait({result, aborting}, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done() and coordinator.has_failed:
-                await self._contact.recall(handle)
-            elif not result.done():
-                await _terminate(handle, "nobody waits for it any more")
+            if coordinator.aborting.is_set():
+                await self._let_go(handle, coordinator)
         except asyncio.CancelledError:
-            await _terminate(handle, "its coordinator was cancelled")
+            await self._contact.recall(handle)
             raise
         finally:
             tasks = {ending, result, passing_on, watching, aborting}
@@ -203,6 +201,15 @@ class Submission:
         if not result.cancelled():
             result.result()
             coordinator.pulses.note((), out=())  # no worker has anything of it any more
+
+    async def _let_go(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
+        """Leave a workflow to the next coordinator; one that a person wants to stop at once is cut short."""
+        if coordinator.has_failed or coordinator.away_s:
+            await self._contact.recall(handle)
+            return
+        with suppress(RPCError, TimeoutError):
+            async with asyncio.timeout(_TERMINATE_S):
+                await handle.terminate(reason="nobody waits for it any more")
 
     async def _result(self, handle: WorkflowHandle[Any, Any], coordinator: Coordinator) -> None:
         try:
@@ -252,12 +259,6 @@ async def _end_without(coordinator: Coordinator) -> None:
     while coordinator.away_s < _END_WITHOUT_S:  # noqa: ASYNC110 - a clock ends it, not an event
         await asyncio.sleep(_AGAIN_S)
     coordinator.abort("Temporal does not answer")
-
-
-async def _terminate(handle: WorkflowHandle[Any, Any], why: str) -> None:
-    with suppress(RPCError, TimeoutError):
-        async with asyncio.timeout(_TERMINATE_S):
-            await handle.terminate(why)
 
 
 def _lower(rate: float | None, asked_for: float | None) -> float | None:

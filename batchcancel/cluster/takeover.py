@@ -12,6 +12,7 @@ from temporalio.client import WorkflowFailureError, WorkflowQueryFailedError
 
 from batchcancel.cluster.contact import Contact
 from batchcancel.cluster.coordinator import Coordinator
+from batchcancel.cluster.lease import HEARTBEAT_TIMEOUT_S
 from batchcancel.cluster.messages import Account, Issue, Receipt, ShardReport, ShardRequest
 from batchcancel.cluster.orders import Orders, orders_left
 from batchcancel.cluster.packing import unpack_asks
@@ -57,17 +58,16 @@ class TakeOver:
         """
         contact = self._contact
         running = await contact.ask(lambda: find_job(contact.engine, self._account))
-        has_ended = False
-        if running is not None:
+        if running is None:
+            left_s = await contact.ask(lambda: seconds_of_leases(contact.engine, self._account))
+            await contact.wait(left_s or 0.0)
+        else:
             # Of any earlier run: another coordinator may have died while it was taking this one over.
             if running.memo.run_id not in self._history.run_ids:
                 raise ClusterError(in_use(running))
-            has_ended = await self._take_in(running)
-            if not has_ended:
-                await contact.ask(lambda: running.handle.terminate(REPLACED))
-        if not has_ended:
-            left_s = await contact.ask(lambda: seconds_of_leases(contact.engine, self._account))
-            await contact.wait(left_s or 0.0)
+            if not await self._take_in(running):
+                await contact.ask(lambda: running.handle.terminate(reason=REPLACED))
+                await contact.wait(HEARTBEAT_TIMEOUT_S)  # its workers may not know it yet
         orders = await contact.ask(lambda: orders_left(contact.engine, self._account, self._history))
         return orders or Orders()
 

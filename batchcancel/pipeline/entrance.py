@@ -66,6 +66,12 @@ class Entrance:
         if self._left_to_ask:
             self._left_to_ask -= 1
 
+    def let_in(self) -> bool:
+        """Let an invoice through that others have begun with; not if the limit is reached."""
+        is_left = self._is_left()
+        self.count_in()
+        return is_left
+
     def note(self, case: Case, result: Result) -> SafetyStopError | None:
         """Take in a row; return why the run has to stop, if it has to."""
         failure: SafetyStopError | None = self._thresholds.note(result)

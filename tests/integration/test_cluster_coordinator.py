@@ -108,9 +108,10 @@ class Hosts:
 
     work_on: Callable[[Shard], ShardReport] = all_canceled
     shards: list[Shard] = field(default_factory=list)
+    offset: int = 0
 
     async def drive(self, coordinator: Coordinator) -> None:
-        offset = 0
+        offset = self.offset
         while True:
             issue = await coordinator.next_shards(ShardRequest(offset=offset))
             if not issue.shards and issue.is_end:
@@ -868,6 +869,71 @@ async def test_canaries_go_before_what_an_earlier_coordinator_doubted(bench: Ben
     assert asked[0] == ids(3)[1 : 1 + canary]
     assert sorted(one for shard in asked for one in shard) == ids(3)
     assert summary.tally.is_conserved
+
+
+async def test_canaries_that_come_back_go_before_doubts(bench: Bench) -> None:
+    """A pause has taken their shard back, and the job goes on."""
+    bench.write(*ids(5))
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600", is_in_doubt=True)])
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        await coordinator.commit_part(0, ShardReport())
+        assert issue.shards[0].is_canary
+        issue = await coordinator.next_shards(ShardRequest(offset=1))
+        assert issue.shards
+        assert all(shard.is_canary for shard in issue.shards)
+        for shard in issue.shards:
+            await coordinator.commit_part(shard.number, all_canceled(shard))
+        hosts.offset = issue.shards[-1].number + 1
+        await hosts.drive(coordinator)
+
+    async with asyncio.timeout(5):
+        _, summary = await bench.run(drive, canary=2)
+    assert summary.state is RunState.COMPLETE
+    assert bench.results() == dict.fromkeys(ids(5), 1)
+
+
+async def test_doubts_wait_for_the_last_canary(bench: Bench) -> None:
+    """Also where no rows are left to be read, and fewer canaries than asked for."""
+    bench.write(*ids(3))
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt([Ask(0, "2600", is_in_doubt=True), Ask(1, "2601", is_in_doubt=True)])
+        issue = await coordinator.next_shards(ShardRequest(offset=0))
+        assert [(shard.count, shard.is_canary) for shard in issue.shards] == [(1, True)]
+        assert not issue.is_end
+        await coordinator.commit_part(0, all_canceled(issue.shards[0]))
+        issue = await coordinator.next_shards(ShardRequest(offset=1))
+        assert [(shard.count, shard.is_canary) for shard in issue.shards] == [(2, False)]
+        await coordinator.commit_part(1, all_canceled(issue.shards[0]))
+
+    _, summary = await bench.run(drive, canary=9)
+    assert summary.state is RunState.COMPLETE
+
+
+async def test_doubts_beyond_a_limit_are_left_to_the_next_run(bench: Bench) -> None:
+    """They are on record, and nobody is asked about more than was allowed."""
+    bench.write(*ids(6))
+    old = [Ask(number, invoice_id) for number, invoice_id in enumerate(ids(4))]
+    hosts = Hosts()
+
+    async def drive(coordinator: Coordinator) -> None:
+        await coordinator.adopt(old)
+        reasons = (Reason.CANCELED, Reason.UNKNOWN, Reason.UNKNOWN, Reason.UNKNOWN)
+        await coordinator.commit_adopted(0, report(map(answer, old, reasons)))
+        await hosts.drive(coordinator)
+
+    _, summary = await bench.run(drive, limit=2)
+    assert hosts.asked == {"2601": 1}
+    assert sorted(results_of(bench)) == [
+        ("2600", "canceled"),
+        ("2601", "canceled"),
+        ("2602", "unknown"),
+        ("2603", "unknown"),
+    ]
+    assert (summary.why, summary.tally.open) == ("--limit 2 was reached.", 2)
 
 
 async def test_an_error_that_is_asked_about_again_is_asked_about_at_once(bench: Bench) -> None:

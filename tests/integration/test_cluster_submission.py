@@ -274,9 +274,9 @@ class Temporal:
             self.on_end()
             self.has_ended.set()
 
-    async def terminate(self, why: str) -> None:
+    async def terminate(self, *_details: object, reason: str | None = None) -> None:
         self._meet("terminate")
-        self.calls.append(why)
+        self.calls.append(reason or "")
         self.status = WorkflowExecutionStatus.TERMINATED
         self.close_time = datetime.now(UTC)
         self.has_ended.set()
@@ -561,8 +561,28 @@ async def test_a_job_that_nobody_waits_for_is_terminated(bench: Bench, fate: lis
     assert bench.temporal.calls.count("terminate") == 1
 
 
-async def test_a_job_that_is_cancelled_terminates_its_workflow(bench: Bench) -> None:
-    """Nobody would take the answers."""
+async def test_a_job_that_ends_without_temporal_leaves_its_workflow_to_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal may be back in that very moment."""
+    monkeypatch.setattr(submission, "_END_WITHOUT_S", 0.05)
+    bench.temporal.is_stuck = bench.temporal.is_deaf = True
+
+    def part(job: Job) -> None:
+        asyncio.get_running_loop().call_later(0.1, job.stop, "SIGTERM")
+
+    async def be_away(_request: object, **_limits: object) -> None:
+        raise AWAY
+
+    bench.temporal.workflow_service = SimpleNamespace(describe_namespace=be_away)
+    bench.with_job = part
+    summary = await bench.run()
+    assert (summary.state, summary.tally.open) == (RunState.INTERRUPTED, 20)
+    assert "terminate" not in bench.temporal.calls
+
+
+async def test_a_job_that_is_cancelled_leaves_its_workflow_to_the_next(bench: Bench) -> None:
+    """Its shards hand in what they have."""
     bench.temporal.is_stuck = True
     running = asyncio.create_task(bench.run())
     async with asyncio.timeout(10):
@@ -571,7 +591,8 @@ async def test_a_job_that_is_cancelled_terminates_its_workflow(bench: Bench) -> 
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert "its coordinator was cancelled" in bench.temporal.calls
+    assert bench.temporal.calls[-2:] == ["signal", "query"]
+    assert "terminate" not in bench.temporal.calls
 
 
 # --- an earlier coordinator -----------------------------------------------------------------------
@@ -719,14 +740,14 @@ async def test_what_somebody_has_asked_of_one_that_can_t_be_gone_on_with_holds_o
         pytest.param(False, True, (True, 3.0, True), id="killed, and so was the one that took it over"),
         pytest.param(True, True, (True, 3.0, True), id="ended without Temporal, and the next one was killed"),
         pytest.param(False, False, (False, None, True), id="killed when it was to hear of it"),
-        pytest.param(True, False, (False, None, False), id="heard of it"),
+        pytest.param(True, False, (False, None, None), id="heard of it, unless it was cut short"),
     ],
 )
 async def test_what_no_coordinator_has_lived_to_hear_holds_on(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     status: WorkflowExecutionStatus,
-    begins: tuple[bool, float | None, bool],
+    begins: tuple[bool, float | None, bool | None],
     *,
     has_end: bool,
     is_handed_over: bool,
@@ -741,7 +762,10 @@ async def test_what_no_coordinator_has_lived_to_hear_holds_on(
     if not has_end:
         ledger = bench.folder / "ledger.jsonl"
         ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
-    assert await begun_with(bench) == begins
+    is_paused, rate, is_canceled = begins
+    if is_canceled is None:
+        is_canceled = status is WorkflowExecutionStatus.TERMINATED
+    assert await begun_with(bench) == (is_paused, rate, is_canceled)
 
 
 @pytest.mark.parametrize(
