@@ -25,7 +25,7 @@ SEED = "11952"
 @pytest.mark.usefixtures("server_binary")
 def test_job_that_everything_befalls_loses_nothing(run_campaign: RunCampaign) -> None:
     """Worker, coordinator and server killed, workers frozen, cut off and all gone: in one run."""
-    flags = ("--invoices", "7000", "--rate", "200", "--blows", str(len(BLOWS)), "--seed", SEED)
+    flags = ("--invoices", "5500", "--rate", "200", "--blows", str(len(BLOWS)), "--seed", SEED)
     figures = run_campaign("tests.cluster", *flags, "--within", "180")
     assert figures["blows"] == dict.fromkeys(BLOWS, 1)
     assert [figures[name] for name in ("lost", "wrong", "written_twice", "acted_on_twice")] == [0] * 4

@@ -173,7 +173,7 @@ def test_view_outlives_the_coordinator_of_its_job(
     submit.wait()
     terminal.wait_for("does not answer")
     terminal.wait_for("q leave")
-    again = hosts.submit("--rate", "400")
+    again = hosts.submit("--rate", "120")  # so that there is something to see of it
     terminal.wait_for("goes on with another 'batchcancel submit'")
     terminal.wait_for("q leave")
     assert terminal.end() == 0

@@ -123,10 +123,10 @@ def test_take_over_that_ends_half_way_through_is_taken_over(
 ) -> None:
     """Some shards have handed in what they had, and it is on disk; those of a frozen worker have not."""
     hosts = start_hosts(server, "--latency-ms", "20")
-    ids = hosts.write_manifest(900)
+    ids = hosts.write_manifest(600)
     workers = [hosts.worker(slots=2), hosts.worker(slots=2)]
     submit = hosts.submit("--rate", "100")
-    hosts.simulator.wait_for("cancel", 300)
+    hosts.simulator.wait_for("cancel", 120)
     submit.kill()
     hosts.end(submit, -9)
     workers[0].send_signal(signal.SIGSTOP)
@@ -151,10 +151,10 @@ def test_what_waits_for_a_worker_is_not_begun_by_the_next_coordinator(
 ) -> None:
     """Whoever comes may have other flags: what is excluded by now, or beyond a limit, is left alone."""
     hosts = start_hosts(server, "--latency-ms", "20")
-    ids = hosts.write_manifest(1200)
+    ids = hosts.write_manifest(700)
     hosts.worker()
-    submit = hosts.submit("--rate", "200", "--shard-rows", "100")
-    hosts.simulator.wait_for("cancel", 150)
+    submit = hosts.submit("--rate", "200", "--shard-rows", "60")
+    hosts.simulator.wait_for("cancel", 40)
     submit.kill()
     hosts.end(submit, -9)
 
