@@ -19,6 +19,7 @@ from batchcancel.settings import Settings
 from batchcancel.settings.engine import EngineOptions
 
 _AT_ONCE_S: Final = 10.0
+"""What is said again within that is the same event, met by another shard."""
 
 
 async def work(settings: Settings, options: EngineOptions, slots: int, before_run: list[int]) -> int:

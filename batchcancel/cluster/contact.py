@@ -24,6 +24,7 @@ _Answer = TypeVar("_Answer")
 _AGAIN_S: Final = 1.0
 """How long to wait before Temporal is asked again after it could not be reached."""
 _RECALL_S: Final = 4.0
+"""How long a job may take to take its shards back: its workflow may first have to be done again here."""
 _STICKY: Final = timedelta(seconds=2)
 """How long a workflow's next step waits for the process that did the last one before any other may do it: the
 first thing that a take-over waits for. By itself Temporal waits for 10 s."""

@@ -33,8 +33,6 @@ from batchcancel.errors import EngineError
 from batchcancel.settings.engine import EngineOptions
 
 MEMO: Final = "job"
-CANCELED: Final = "'batchcancel cancel' asked for it."
-"""Why a job stopped that somebody ended."""
 REPLACED: Final = "another coordinator has come in its place"
 """Why a workflow was terminated that its successor could not go on with."""
 _ANSWER: Final = timedelta(seconds=5)

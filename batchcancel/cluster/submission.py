@@ -28,7 +28,6 @@ from batchcancel.cluster.contact import Contact
 from batchcancel.cluster.coordinator import Coordinator
 from batchcancel.cluster.messages import Account, Memo, Task
 from batchcancel.cluster.running import (
-    CANCELED,
     LOOK_EVERY_S,
     MEMO,
     ended_of,
@@ -52,6 +51,7 @@ _TERMINATE_S: Final = 1.0
 _END_WITHOUT_S: Final = 6.0
 """How long a job that is to end waits for a Temporal that is known to be away, which takes 6 s. Shards drain
 for 8 s at most; the next coordinator takes what they have."""
+_CANCELED: Final = "'batchcancel cancel' asked for it."
 _ENDED: Final = (
     "The job was ended in Temporal, by somebody or by a limit of the server. What its workers had not "
     "handed in stays open: run the same command again."
@@ -137,7 +137,7 @@ class Submission:
             return
         coordinator.note_pause(is_paused=coordinator.is_paused or orders.is_paused)
         if orders.is_canceled:
-            coordinator.stop_as_asked(CANCELED)
+            coordinator.stop_as_asked(_CANCELED)
         queue = f"batchcancel-job/{secrets.token_hex(8)}"
         task = Task(
             shard_queue=shard_queue_of(self._account, self._options),
@@ -221,7 +221,7 @@ class Submission:
             if not coordinator.aborting.is_set():  # the server knows of none
                 coordinator.fail(ClusterError(_ENDED))
         elif (ended := ended_of(result)).is_canceled:
-            coordinator.stop_as_asked(CANCELED)
+            coordinator.stop_as_asked(_CANCELED)
         elif ended.is_handed_over:
             coordinator.fail(ClusterError(_TAKEN_OVER))
 
